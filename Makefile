@@ -1,0 +1,49 @@
+# `make` alone tells what there is. Everything is installed into $(VENV), by the versions in constraints.txt.
+
+PYTHON ?= python3
+VENV ?= .venv
+RECIPE ?= launch/recipes/demo.toml
+DS_CONFIG ?= ds_configs/zero2.json
+OUTPUT ?= runs/demo
+# Ranks: one for each GPU; two where there is none.
+RANKS ?= $(shell $(BIN)/python -c "import torch; print(torch.cuda.device_count() or 2)")
+# Tests that `make check` leaves out.
+NOT_FAST = slow or gpu or benchmark
+
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/installed
+# Launchers and compilers of the environment come first, whatever else is on the path.
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help pretrain test check environment clean
+
+help: ## what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+pretrain: environment ## environment, then a BERT from the demo text; goes on where a stopped run ended
+	deepspeed --num_gpus $(RANKS) launch/pretrain.py --recipe $(RECIPE) --ds_config $(DS_CONFIG) --output $(OUTPUT)
+
+test: environment ## environment, then every test
+	python -m pytest
+
+check: environment ## lint, types and the fast tests
+	ruff check .
+	ruff format --check .
+	mypy
+	python -m pytest -q -m "not ($(NOT_FAST))"
+
+environment: $(INSTALLED) ## $(VENV) with everything in it
+
+# The stamp comes last: an install that was interrupted is taken up again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
+	@$(BIN)/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV) || { \
+	  echo "error: $(PYTHON) cannot make $(VENV); on Debian install python3-venv." >&2; exit 2; }
+	$(BIN)/python -m pip install --quiet --use-pep517 -c constraints.txt -e ".[test]"
+	@touch $@
+
+clean: ## removes the environment and caches; runs/ stays
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build dist
+	find . -name __pycache__ -not -path './$(VENV)/*' -type d -prune -exec rm -rf {} +

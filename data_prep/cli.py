@@ -1,0 +1,92 @@
+"""The command line: `python -m data_prep build | tokenizer | verify | inspect`."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+
+from data_prep.arguments import build_options, input_options, make_parser, tokenizer_options
+from data_prep.build import build, train_tokenizer
+from data_prep.inspection import print_store
+from data_prep.progress import Progress
+from data_prep.report import print_report
+from pretrain.data.store import MANIFEST_NAME, Manifest, TokenStore, verified_bytes, verify_store
+from pretrain.errors import DataError, PretrainError, UsageError
+
+_EXIT_OTHER = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code of the public contract (0 done, 1 other, 2 usage, 3 data)."""
+    arguments = make_parser().parse_args(argv)
+    commands: dict[str, Callable[[argparse.Namespace], None]] = {
+        "build": _build,
+        "tokenizer": _tokenizer,
+        "verify": _verify,
+        "inspect": _inspect,
+    }
+    try:
+        if getattr(arguments, "workers", 1) < 1:
+            raise UsageError(f"--workers is {arguments.workers}; it must be at least 1.")
+        commands[arguments.command](arguments)
+    except PretrainError as error:
+        return _fail(str(error), error.exit_code)
+    except OSError as error:  # a full disk, a file that vanished
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}.", _EXIT_OTHER)
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing was kept.", _EXIT_OTHER)
+    return 0
+
+
+def _fail(message: str, exit_code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return exit_code
+
+
+def _build(arguments: argparse.Namespace) -> None:
+    with Progress() as progress:
+        report = build(
+            build_options(arguments),
+            arguments.output,
+            num_workers=arguments.workers,
+            progress=progress,
+            overwrite=arguments.overwrite,
+            resume=arguments.resume,
+        )
+    print_report(report, str(arguments.output), Console())
+
+
+def _tokenizer(arguments: argparse.Namespace) -> None:
+    with Progress() as progress:
+        trained = train_tokenizer(
+            input_options(arguments),
+            tokenizer_options(arguments),
+            arguments.output,
+            num_workers=arguments.workers,
+            progress=progress,
+        )
+    print(f"{arguments.output}: a vocabulary of {trained.vocab_size:,}")
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    full = not arguments.quick
+    with Progress() as progress:
+        total = verified_bytes(Manifest.from_file(arguments.store / MANIFEST_NAME), full=full)
+        progress.start("verifying", "bytes", total)
+        problems = verify_store(
+            arguments.store, full=full, workers=arguments.workers, on_progress=progress.advance
+        )
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if problems:
+        raise DataError(f"{arguments.store} failed verification: {len(problems)} problem(s), named above.")
+    extent = "checksums and contents" if full else "sizes, tokenizer and block tables"
+    print(f"{arguments.store}: whole ({extent} checked).")
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    if arguments.sentences < 0:
+        raise UsageError(f"--sentences is {arguments.sentences}; it must not be negative.")
+    print_store(TokenStore.open(arguments.store), Console(), num_sentences=arguments.sentences)

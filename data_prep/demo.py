@@ -1,0 +1,33 @@
+"""The demo store, for a run that was given no data.
+
+The build runs in a process of its own, as a user would type it: worker processes import the main module
+again, and a training script is an expensive one to import.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from pretrain.data.store import TokenStore
+from pretrain.errors import DataError, PretrainError, UsageError
+
+
+def build_demo_store(output: str | Path, *, workers: int | None = None) -> Path:
+    """The demo store at `output`, built unless it is there already; call it from one rank only.
+
+    May be killed at any point and called again; if another process is building the same store, waits for it.
+    Raises PretrainError with the build's exit code; the build has said why on stderr.
+    """
+    output = Path(output).absolute()
+    command = [sys.executable, "-m", "data_prep", "build", "--demo", "--resume", "--output", str(output)]
+    if workers is not None:
+        command += ["--workers", str(workers)]
+    # `-m` looks in the working folder first: this also finds the package in a checkout that is not installed.
+    result = subprocess.run(command, cwd=Path(__file__).resolve().parents[1], check=False)
+    if result.returncode != 0:
+        kinds = {kind.exit_code: kind for kind in (UsageError, DataError)}
+        raise kinds.get(result.returncode, PretrainError)(
+            f"The demo store {output} could not be built (see above)."
+        )
+    TokenStore.open(output)
+    return output

@@ -1,0 +1,92 @@
+"""What a build is asked to do; everything here shapes the store, nothing here says how fast or where."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from pretrain.errors import UsageError
+
+BadText = Literal["error", "replace", "skip"]
+Format = Literal["auto", "text", "jsonl"]
+Grouping = Literal["blank-line", "file", "line"]
+SentenceMethod = Literal["sentencex", "line"]
+
+DEFAULT_VOCAB_SIZE = 30_528  # BERT's 30,522, rounded up to a multiple of 64
+DEMO_VOCAB_SIZE = 8_192
+DEFAULT_BLOCK_TOKENS = 1 << 20
+DEMO_BLOCK_TOKENS = 1 << 16  # some hundred blocks, so that a small corpus is shuffled too
+DEFAULT_SHARD_TOKENS = 256_000_000
+DEFAULT_HELDOUT = 0.01
+DEMO_HELDOUT = 0.02  # some hundred sentence pairs, so that an accuracy on them says something
+DEMO_BYTES = 28_000_000
+TOKENIZER_SAMPLE_BYTES = 128_000_000
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """Where documents come from. `demo` stands for the documentation of the installed Python packages."""
+
+    paths: tuple[str, ...] = ()
+    demo: bool = False
+    demo_bytes: int = DEMO_BYTES
+    format: Format = "auto"
+    documents: Grouping = "blank-line"
+    text_column: str = "text"
+    on_bad_text: BadText = "error"
+
+
+@dataclass(frozen=True)
+class TokenizerOptions:
+    """An existing tokenizer folder (`path`), or a new one of `vocab_size` entries."""
+
+    path: str | None = None
+    train: Literal["wordpiece"] = "wordpiece"
+    vocab_size: int = DEFAULT_VOCAB_SIZE
+    lowercase: bool = True
+    sample_bytes: int = TOKENIZER_SAMPLE_BYTES
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """Everything the content of a store depends on."""
+
+    input: InputOptions
+    tokenizer: TokenizerOptions
+    sentences: SentenceMethod = "sentencex"
+    language: str = "en"
+    heldout: float = DEFAULT_HELDOUT
+    block_tokens: int = DEFAULT_BLOCK_TOKENS
+    shard_tokens: int = DEFAULT_SHARD_TOKENS
+
+    def as_dict(self) -> dict[str, Any]:
+        """The options by dotted name, as report.json records them and `--resume` compares them."""
+        flat: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            if isinstance(value, dict):
+                flat |= {f"{name}.{inner}": _plain(item) for inner, item in value.items()}
+            else:
+                flat[name] = value
+        return flat
+
+
+def check_options(options: BuildOptions) -> None:
+    """Raises UsageError for values that no build could honour."""
+    if bool(options.input.paths) == options.input.demo:
+        raise UsageError("Give either --input PATH or --demo.")
+    if not 0 <= options.heldout < 1:
+        raise UsageError(
+            f"--heldout is {options.heldout}; it is a share of the documents, from 0 to below 1."
+        )
+    positive = {
+        "--vocab-size": options.tokenizer.vocab_size,
+        "--tokenizer-sample-bytes": options.tokenizer.sample_bytes,
+        "--block-tokens": options.block_tokens,
+        "--shard-tokens": options.shard_tokens,
+        "--demo-bytes": options.input.demo_bytes,
+    }
+    for name, value in positive.items():
+        if value < 1:
+            raise UsageError(f"{name} is {value}; it must be at least 1.")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,87 @@
+"""Pretrain an encoder: `deepspeed launch/pretrain.py --ds_config ds_configs/zero2.json`.
+
+Also `torchrun --nproc-per-node 2 launch/pretrain.py --backend fsdp ...` and plain `python launch/pretrain.py`.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# Python puts this script's folder first, where `pretrain` would be this very file.
+sys.path[0] = str(ROOT)
+
+from data_prep.demo import build_demo_store  # noqa: E402
+from pretrain import comm  # noqa: E402
+from pretrain.build import Request, train  # noqa: E402
+from pretrain.config import resolve  # noqa: E402
+from pretrain.errors import PretrainError  # noqa: E402
+from pretrain.signals import StopRequest  # noqa: E402
+
+DEFAULT_RECIPE = ROOT / "launch" / "recipes" / "demo.toml"
+DEMO_STORE = Path("runs") / "demo-store"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of the public contract."""
+    parse = argparse.ArgumentParser(prog="pretrain.py", description=__doc__, allow_abbrev=False)
+    parse.add_argument(
+        "--data", metavar="STORE", help="token store made by data_prep (default: the demo store, built first)"
+    )
+    parse.add_argument(
+        "--output", metavar="RUN", type=Path, help="run folder (default: runs/<name of the recipe>)"
+    )
+    parse.add_argument(
+        "--recipe", metavar="TOML", type=Path, help="what is computed (default: launch/recipes/demo.toml)"
+    )
+    parse.add_argument(
+        "--ds_config", "--deepspeed_config", metavar="JSON", type=Path, help="how, for both backends"
+    )
+    parse.add_argument("--backend", choices=("deepspeed", "fsdp"), default="deepspeed")
+    parse.add_argument(
+        "--resume", metavar="auto|never|PATH", default="auto", help="continue from a checkpoint"
+    )
+    parse.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
+    parse.add_argument("overrides", metavar="section.key=value", nargs="*", help="recipe keys to replace")
+    return parse
+
+
+def main() -> int:
+    """Runs the training; returns the exit code of the public contract."""
+    arguments = parser().parse_intermixed_args()
+    stop = StopRequest()
+    stop.listen()
+    rank = 0
+    try:
+        place = comm.placement()
+        rank = place.rank
+        comm.prepare_environment(place)
+        config = resolve(
+            recipe_path=arguments.recipe,
+            default_recipe=DEFAULT_RECIPE,
+            ds_config_path=arguments.ds_config,
+            overrides=arguments.overrides,
+            world_size=place.world_size,
+        )
+        device = comm.device(place)
+        output = arguments.output or Path("runs") / (arguments.recipe or DEFAULT_RECIPE).stem
+        store = arguments.data or config.recipe.data.store
+        if store is None and place.is_first:
+            build_demo_store(DEMO_STORE)
+        comm.start(place, device)
+        train(
+            Request(
+                config, arguments.backend, Path(store or DEMO_STORE), output, arguments.resume, place, device
+            ),
+            stop,
+        )
+        comm.stop()
+    except PretrainError as error:
+        if rank == 0:
+            print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""DeepSpeed and FSDP behind one protocol; the only place that imports either."""

@@ -1,0 +1,117 @@
+"""DeepSpeed, ZeRO stages 0 to 3, driven so that gradients are sums and our optimizer sees its shards."""
+
+import logging
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed import ops
+from deepspeed.utils import logger as deepspeed_logger
+
+from pretrain.backends.base import EngineOptions, LossWeights, StepResult
+from pretrain.backends.zero_layout import zero_layout
+from pretrain.model.encoder import ModelInput, PretrainingModel
+from pretrain.optim import ShardedOptimizer
+from pretrain.sharding import ShardLayout
+
+_SHARED_MEMORY_OP = "deepspeed_shm_comm"
+
+
+class DeepSpeedBackend:
+    """A `DeepSpeedEngine` behind the `Backend` protocol."""
+
+    def __init__(self, model: PretrainingModel, optimizer: ShardedOptimizer, options: EngineOptions) -> None:
+        deepspeed_logger.setLevel(logging.WARNING)
+        # Its CPU all-reduce compiles at start-up, leaves a stale lock when killed there and segments in
+        # /dev/shm; gloo is enough.
+        if options.device.type == "cpu":
+            ops.__compatible_ops__[_SHARED_MEMORY_OP] = False
+        deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+        self._world_size = options.world_size
+        self._stage = options.config.stage
+        named = list(model.encoder.named_parameters())
+        self._engine, *_ = deepspeed.initialize(
+            model=model.to(options.device), optimizer=optimizer, config=engine_json(options)
+        )
+        self._optimizer = optimizer
+        self._layout = zero_layout(self._engine, named, self._stage)
+        optimizer.bind(self._layout)
+
+    @property
+    def layout(self) -> ShardLayout:
+        return self._layout
+
+    @property
+    def optimizer(self) -> ShardedOptimizer:
+        return self._optimizer
+
+    def train_micro_batch(self, batch: ModelInput, weights: LossWeights, *, last: bool) -> torch.Tensor:
+        self._engine.train()
+        self._engine.set_gradient_accumulation_boundary(last)
+        mlm_sum, nsp_sum = self._engine(batch)
+        # The engine averages over ranks; multiplied by their number the gradient is a sum.
+        loss = (mlm_sum * weights.mlm + nsp_sum * weights.nsp) * self._world_size
+        self._engine.backward(loss, scale_wrt_gas=False)
+        return torch.stack([mlm_sum.detach().float(), nsp_sum.detach().float()])
+
+    def step(self, lr: float) -> StepResult:
+        self._optimizer.begin(lr, self._norm_before_sub_groups())
+        self._engine.step()
+        return StepResult(*self._optimizer.finish(), loss_scale=1.0)
+
+    def score(self, batch: ModelInput) -> tuple[torch.Tensor, ...]:
+        self._engine.eval()
+        with torch.no_grad():
+            return self._engine(batch, detail=True)
+
+    @torch.no_grad()
+    def refresh_weights(self) -> None:
+        if self._stage in (1, 2):
+            self._engine.optimizer.update_lp_params()
+        elif self._stage == 3:
+            zero = self._engine.optimizer
+            for sub_group in range(len(zero.fp16_groups)):
+                zero._reassign_or_swap_out_partitioned_parameters(sub_group)
+            if zero.persistent_parameters:
+                zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
+            zero.invalidate_secondary_tensor()
+
+    def _norm_before_sub_groups(self) -> torch.Tensor | None:
+        """Stage 3 steps one sub-group at a time, so with several the norm must be known before the first."""
+        if self._stage != 3 or len(self._layout.shards) == 1:
+            return None
+        pieces, slices = [], []
+        for sub_group, shard in enumerate(self._layout.shards):
+            flat = torch.cat(
+                [piece.flatten() for piece in self._engine.optimizer.averaged_gradients[sub_group]]
+            )
+            pieces += shard.views(flat.float())
+            slices += shard.slices
+        return self._layout.global_norm(pieces, slices)
+
+
+def engine_json(options: EngineOptions) -> dict[str, Any]:
+    """The config that DeepSpeed itself gets: the user's ZeRO block, and what keeps results exact.
+
+    Clipping is 0 because our optimizer clips by its own norm; gradients are accumulated and summed in fp32.
+    """
+    config, stage = options.config, options.config.stage
+    bf16 = options.precision == "bf16"
+    zero = config.zero_optimization.given() | {"stage": stage}
+    zero.setdefault("sub_group_size", 1_000_000_000)
+    return {
+        "train_batch_size": options.micro_batch * options.accumulation * options.world_size,
+        "train_micro_batch_size_per_gpu": options.micro_batch,
+        "gradient_accumulation_steps": options.accumulation,
+        "gradient_clipping": 0.0,
+        "zero_optimization": zero,
+        "bf16": {"enabled": bf16 and stage > 0},
+        # Stage 0 has no fp32 master weights of its own: fp32 parameters under autocast are the masters.
+        "torch_autocast": {"enabled": bf16 and stage == 0, "dtype": "bfloat16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": config.steps_per_print if isinstance(config.steps_per_print, int) else None,
+        "wall_clock_breakdown": config.wall_clock_breakdown,
+    }

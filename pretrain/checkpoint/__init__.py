@@ -1,0 +1,27 @@
+"""Checkpoints that know no backend: slices of named parameters in safetensors, and a manifest.
+
+    step-00000100/manifest.json              written last, before the folder gets its name
+    step-00000100/rank-00000.safetensors     this rank's slices: fp32 master weights and moments
+    latest                                   the name of the newest whole checkpoint
+
+A tensor's key says what it is: `<kind>:<parameter>:<first element>`.
+"""
+
+from pretrain.checkpoint.course import check_same_course, differences, is_bitwise
+from pretrain.checkpoint.export import export_model
+from pretrain.checkpoint.load import find_checkpoint, load_checkpoint, verify_checkpoint
+from pretrain.checkpoint.manifest import CheckpointManifest, RunState
+from pretrain.checkpoint.save import save_checkpoint
+
+__all__ = [
+    "CheckpointManifest",
+    "RunState",
+    "check_same_course",
+    "differences",
+    "export_model",
+    "find_checkpoint",
+    "is_bitwise",
+    "load_checkpoint",
+    "save_checkpoint",
+    "verify_checkpoint",
+]

@@ -1,0 +1,47 @@
+"""From a checkpoint to a Hugging Face model folder, in one process, without any engine."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+import transformers
+
+from pretrain.checkpoint.load import read_slices
+from pretrain.checkpoint.manifest import CheckpointManifest
+from pretrain.errors import DataError
+
+
+def export_model(checkpoint: Path, tokenizer: Path, output: Path) -> None:
+    """Writes weights (fp32 safetensors), config and tokenizer; `output` appears whole or not at all.
+
+    Raises:
+        DataError: the checkpoint names a class that transformers does not have, or its weights do not fit it.
+    """
+    manifest = CheckpointManifest.read(checkpoint)
+    model = _empty_model(checkpoint, manifest)
+    weights = {name: torch.empty(shape) for name, shape in manifest.parameters.items()}
+    for file in manifest.files:
+        for name, start, values in read_slices(checkpoint, file, "master", set(weights)):
+            weights[name].view(-1)[start : start + len(values)] = values
+    unknown = model.load_state_dict(weights, strict=False).unexpected_keys
+    absent = {name for name, _ in model.named_parameters()} - weights.keys()
+    if unknown or absent:
+        raise DataError(
+            f"{checkpoint}: parameter {[*unknown, *sorted(absent)][0]} does not fit {type(model).__name__}."
+        )
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    shutil.copytree(tokenizer, partial, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    if output.exists():
+        shutil.rmtree(output)
+    partial.rename(output)
+
+
+def _empty_model(checkpoint: Path, manifest: CheckpointManifest) -> transformers.PreTrainedModel:
+    cls = getattr(transformers, manifest.state.model_class, None)
+    if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
+        raise DataError(f"{checkpoint} names the model class {manifest.state.model_class!r}, which is none.")
+    content = json.loads(manifest.state.model_config_json)
+    return cls(cls.config_class.from_dict(content))

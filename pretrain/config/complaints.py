@@ -1,0 +1,77 @@
+"""Sentences about a config that does not fit: which key, in which file, what is wrong, what to do."""
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from pretrain.errors import UsageError
+
+
+def known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every dotted key a config may have, sections included."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from known_keys(kind, f"{prefix}{name}.")
+
+
+def nearest_key(key: str, known: list[str]) -> str:
+    """`; did you mean "x"?`, or nothing where no known key is near."""
+    section, _, name = key.rpartition(".")
+    siblings = [other for other in known if other.rpartition(".")[0] == section]
+    by_name = {other.rpartition(".")[2]: other for other in known}
+    near = (
+        get_close_matches(key, siblings, 1, 0.6)
+        or [by_name[found] for found in get_close_matches(name, by_name, 1, 0.7)]
+        or get_close_matches(key, known, 1, 0.6)
+    )
+    return f'; did you mean "{near[0]}"?' if near else f"; known there: {', '.join(siblings) or 'no key'}."
+
+
+def complaint(
+    error: ValidationError,
+    model: type[BaseModel],
+    place: Mapping[str, str] | str,
+    refused: Mapping[str, str] | None = None,
+) -> UsageError:
+    """The first problem of a validation as one sentence.
+
+    `place` names the file, or the place of each dotted key; `refused` are keys known elsewhere, with advice.
+    """
+    known = list(known_keys(model))
+    problem = error.errors()[0]
+    key = _dotted(problem["loc"], known)
+    where = place if isinstance(place, str) else _place_of(key, place)
+    if refused and key in refused:
+        return UsageError(f'{where}: "{key}" = {problem["input"]!r} is not carried here; {refused[key]}.')
+    if problem["type"] == "extra_forbidden":
+        return UsageError(f'{where}: unknown key "{key}"{nearest_key(key, known)}')
+    message = problem["msg"].removeprefix("Value error, ")
+    value = "" if isinstance(problem["input"], dict) else f" is {problem['input']!r}"
+    return UsageError(f'{where}: "{key}"{value}: {message[:1].lower()}{message[1:]}.')
+
+
+def _dotted(location: tuple[Any, ...], known: list[str]) -> str:
+    """The key a problem is about; what pydantic adds for the members of a union is dropped."""
+    parts: list[str] = []
+    for part in map(str, location):
+        candidate = ".".join([*parts, part])
+        if parts and candidate not in known and ".".join(parts) in known and _has_no_sections(parts, known):
+            break
+        parts.append(part)
+    return ".".join(parts)
+
+
+def _has_no_sections(parts: list[str], known: list[str]) -> bool:
+    prefix = ".".join(parts) + "."
+    return not any(key.startswith(prefix) for key in known)
+
+
+def _place_of(key: str, places: Mapping[str, str]) -> str:
+    if key in places:
+        return places[key]
+    inside = [place for other, place in places.items() if other.startswith(key + ".")]
+    return inside[0] if inside else "recipe"

@@ -1,0 +1,170 @@
+"""The engine config: how it is computed. DeepSpeed's JSON is its language, for both backends.
+
+A key is honoured, or a hint that changes speed but no result (under FSDP, buckets have no counterpart), or
+part of what the recipe says (batch, optimizer, scheduler; see `resolve`), or refused by its name.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Auto = Literal["auto"]
+PositiveInt = Annotated[int, Field(gt=0)]
+Count = Annotated[int | float, Field(ge=0)]  # DeepSpeed's own examples write 5e8
+
+
+class Block(BaseModel):
+    """A JSON object of the ds_config; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ZeroOptimization(Block):
+    """What is sharded. FSDP maps the stages to: replicated; gradients whole until the last micro-batch; gradients
+    reduce-scattered each micro-batch; parameters resharded after the forward pass too."""
+
+    stage: Literal[0, 1, 2, 3] = 0
+    overlap_comm: bool | None = None
+    contiguous_gradients: bool | None = None
+    reduce_scatter: bool | None = None
+    round_robin_gradients: bool | None = None
+    allgather_partitions: bool | None = None
+    reduce_bucket_size: Count | Auto | None = None
+    allgather_bucket_size: Count | Auto | None = None
+    sub_group_size: Count | Auto | None = None
+    stage3_prefetch_bucket_size: Count | Auto | None = None
+    stage3_param_persistence_threshold: Count | Auto | None = None
+    stage3_max_live_parameters: Count | Auto | None = None
+    stage3_max_reuse_distance: Count | Auto | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The keys that were written, `auto` left out, whole counts as integers."""
+        written = {name: getattr(self, name) for name in self.model_fields_set}
+        return {
+            name: int(value) if isinstance(value, float) else value
+            for name, value in written.items()
+            if value not in ("auto", None)
+        }
+
+
+class Bf16(Block):
+    """bfloat16 compute over fp32 master weights; `auto`: where the hardware does it fast."""
+
+    enabled: bool | Auto = False
+
+
+class Fp16(Block):
+    """Only `enabled: false` (or `auto`, the same) is carried; the other keys then say nothing."""
+
+    enabled: Literal[False, "auto"] = False
+    auto_cast: bool | None = None
+    loss_scale: float | None = None
+    initial_scale_power: int | None = None
+    loss_scale_window: int | None = None
+    hysteresis: int | None = None
+    consecutive_hysteresis: bool | None = None
+    min_loss_scale: float | None = None
+
+
+class DataTypes(Block):
+    """Gradients are always accumulated in fp32."""
+
+    grad_accum_dtype: Literal["fp32", "auto"] = "fp32"
+
+
+class OptimizerParams(Block):
+    """Hyper-parameters by DeepSpeed's names."""
+
+    lr: float | Auto = "auto"
+    betas: list[float] | Auto = "auto"
+    eps: float | Auto = "auto"
+    weight_decay: float | Auto = "auto"
+    bias_correction: bool | Auto = "auto"
+    max_coeff: float | Auto = "auto"
+    min_coeff: float | Auto = "auto"
+    torch_adam: bool | None = None
+    adam_w_mode: Literal[True] | None = None
+
+
+class OptimizerBlock(Block):
+    """DeepSpeed's `Adam` is AdamW unless told otherwise, and is read so."""
+
+    type: Literal["Lamb", "FusedLamb", "Adam", "AdamW"]
+    params: OptimizerParams = OptimizerParams()
+
+
+class SchedulerParams(Block):
+    """Parameters of WarmupDecayLR."""
+
+    warmup_min_lr: Literal[0, "auto"] | Annotated[float, Field(ge=0, le=0)] = "auto"
+    warmup_max_lr: float | Auto = "auto"
+    warmup_num_steps: int | Auto = "auto"
+    total_num_steps: int | Auto = "auto"
+    warmup_type: Literal["linear"] = "linear"
+
+
+class SchedulerBlock(Block):
+    """WarmupDecayLR with linear warm-up is the schedule `linear`."""
+
+    type: Literal["WarmupDecayLR"]
+    params: SchedulerParams = SchedulerParams()
+
+
+class EngineConfig(Block):
+    """The ds_config as a whole."""
+
+    train_batch_size: PositiveInt | Auto = "auto"
+    train_micro_batch_size_per_gpu: PositiveInt | Auto = "auto"
+    gradient_accumulation_steps: PositiveInt | Auto = "auto"
+    gradient_clipping: Annotated[float, Field(ge=0)] | Auto = "auto"
+    zero_optimization: ZeroOptimization = ZeroOptimization()
+    bf16: Bf16 = Bf16()
+    fp16: Fp16 = Fp16()
+    data_types: DataTypes = DataTypes()
+    communication_data_type: Literal["fp32", "auto"] = "fp32"
+    optimizer: OptimizerBlock | None = None
+    scheduler: SchedulerBlock | None = None
+    zero_allow_untested_optimizer: bool = True
+    zero_force_ds_cpu_optimizer: bool = False
+    steps_per_print: PositiveInt | Auto | None = None
+    wall_clock_breakdown: bool = False
+
+    @property
+    def stage(self) -> int:
+        return self.zero_optimization.stage
+
+
+# Keys that DeepSpeed documents and this framework does not carry, with what to do instead.
+REFUSED_KEYS = {
+    "activation_checkpointing": "set train.activation_checkpointing in the recipe",
+    "amp": "use bf16",
+    "fp16.enabled": "use bf16 or fp32",
+    "torch_autocast": "use bf16",
+    "tensorboard": "the run folder always has tensorboard/",
+    "csv_monitor": "the run folder always has metrics.jsonl",
+    "wandb": "read metrics.jsonl",
+    "checkpoint": "set checkpoint.every and checkpoint.keep in the recipe",
+    "prescale_gradients": "gradients are always summed in fp32; leave it out",
+    "gradient_predivide_factor": "gradients are always summed in fp32; leave it out",
+    "zero_optimization.offload_optimizer": "leave it out or choose a higher stage",
+    "zero_optimization.offload_param": "leave it out or use stage 3 on more ranks",
+    "zero_optimization.cpu_offload": "leave it out or choose a higher stage",
+    "zero_optimization.zero_hpz_partition_size": "leave it out",
+    "zero_optimization.zero_quantized_weights": "leave it out",
+    "zero_optimization.zero_quantized_gradients": "leave it out",
+    "zero_optimization.stage3_gather_16bit_weights_on_model_save": "leave it out: the model is always exported whole",
+    **dict.fromkeys(
+        ("flops_profiler", "comms_logger", "aio", "autotuning", "curriculum_learning", "data_efficiency",
+         "sparse_attention", "sparse_gradients", "compression_training", "elasticity", "pipeline", "compile",
+         "dump_state", "memory_breakdown", "hybrid_engine", "tensor_parallel", "seq_parallel_communication_data_type",
+         "eigenvalue", "progressive_layer_drop", "quantize_training", "data_sampling", "zenflow"),
+        "leave it out",
+    ),
+}  # fmt: skip
+
+# Hints for DeepSpeed: they change speed, never a result, and have no counterpart in FSDP.
+DEEPSPEED_HINTS = (
+    "overlap_comm", "contiguous_gradients", "reduce_scatter", "round_robin_gradients", "allgather_partitions",
+    "reduce_bucket_size", "allgather_bucket_size", "sub_group_size", "stage3_prefetch_bucket_size",
+    "stage3_param_persistence_threshold", "stage3_max_live_parameters", "stage3_max_reuse_distance",
+)  # fmt: skip

@@ -1,0 +1,250 @@
+"""From files and command line to one resolved configuration, with the origin of each value.
+
+A value may be said by the recipe, by an override on the command line (which replaces the recipe's) and by
+the ds_config. Recipe and ds_config must agree where both speak; `"auto"` agrees with everything. A recipe
+that nobody named is only a default: whatever is said elsewhere replaces its values.
+"""
+
+import json
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pretrain.config.complaints import complaint
+from pretrain.config.engine import DEEPSPEED_HINTS, REFUSED_KEYS, EngineConfig
+from pretrain.config.recipe import Recipe
+from pretrain.errors import UsageError
+
+MAX_AUTO_TOKENS = 8192  # tokens of a micro-batch that `auto` chooses at most
+MAX_CONFIG_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Said:
+    """A value and the place that says it."""
+
+    value: Any
+    place: str
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that was decided. `origins` says where each recipe value that is no default came from."""
+
+    recipe: Recipe
+    engine: EngineConfig
+    origins: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for config.json."""
+        return {
+            "recipe": self.recipe.model_dump(),
+            "ds_config": self.engine.model_dump(),
+            "origins": self.origins,
+        }
+
+    def unused_hints(self) -> list[str]:
+        """Keys of the ds_config that speak to DeepSpeed alone and change no result."""
+        given = self.engine.zero_optimization.given()
+        return [f"zero_optimization.{name}" for name in DEEPSPEED_HINTS if name in given]
+
+
+def resolve(
+    *,
+    recipe_path: Path | None,
+    default_recipe: Path,
+    ds_config_path: Path | None,
+    overrides: Sequence[str],
+    world_size: int,
+) -> RunConfig:
+    """Reads, merges and checks.
+
+    Raises:
+        UsageError: a file is missing or broken, a key is unknown, a value has the wrong type, or two places
+            contradict each other.
+    """
+    engine = _read_engine(ds_config_path)
+    said = {key: Said(value, str(recipe_path)) for key, value in _read_recipe(recipe_path).items()}
+    said |= _parse_overrides(overrides)
+    for key, from_engine in _said_by_engine(engine, str(ds_config_path), world_size).items():
+        if key in said and not _same(said[key].value, from_engine.value):
+            raise UsageError(
+                f"{key} is {said[key].value!r} in {said[key].place} but {from_engine.value!r} in "
+                f'{from_engine.place}: make them equal, or write "auto" in the ds_config.'
+            )
+        if key not in said or said[key].value == "auto":
+            said[key] = from_engine
+    if recipe_path is None:
+        for key, value in _read_recipe(default_recipe).items():
+            said.setdefault(key, Said(value, f"default recipe {default_recipe.name}"))
+    places = {key: each.place for key, each in said.items()}
+    try:
+        recipe = Recipe.model_validate(_nested({key: each.value for key, each in said.items()}))
+    except ValidationError as error:
+        raise complaint(error, Recipe, places) from None
+    if (
+        recipe.optimizer.variant != "paper"
+        and recipe.optimizer.name != "lamb"
+        and "optimizer.variant" in said
+    ):
+        raise UsageError(
+            f"{places['optimizer.variant']}: optimizer.variant belongs to lamb, not to {recipe.optimizer.name}."
+        )
+    if recipe.warmup_steps > recipe.train.steps:
+        raise UsageError(
+            f"schedule.warmup is {recipe.warmup_steps} steps but train.steps is {recipe.train.steps}: warm-up must end "
+            "within the run."
+        )
+    return RunConfig(recipe, engine, dict(sorted(places.items())))
+
+
+def batch_cut(config: RunConfig, world_size: int) -> tuple[int, int]:
+    """(micro_batch, accumulation): rows per rank and forward pass, and passes per step.
+
+    Raises:
+        UsageError: the global batch is not micro_batch * ranks * accumulation.
+    """
+    train, said = config.recipe.train, config.engine.gradient_accumulation_steps
+    if train.global_batch < world_size:
+        raise UsageError(
+            f"train.global_batch is {train.global_batch} rows but there are {world_size} ranks: give every rank a row, "
+            "or start fewer ranks."
+        )
+    if train.global_batch % world_size:
+        raise UsageError(
+            f"train.global_batch of {train.global_batch} rows does not divide over {world_size} ranks: choose a "
+            f"multiple of {world_size}."
+        )
+    rows_per_rank = train.global_batch // world_size
+    if train.micro_batch != "auto":
+        micro_batch = train.micro_batch
+    elif said != "auto":
+        micro_batch = max(1, rows_per_rank // said)
+    else:
+        limit = max(1, MAX_AUTO_TOKENS // config.recipe.data.seq_len)
+        micro_batch = max(
+            rows for rows in range(1, min(limit, rows_per_rank) + 1) if rows_per_rank % rows == 0
+        )
+    accumulation = rows_per_rank // micro_batch
+    if micro_batch * accumulation != rows_per_rank or (said != "auto" and said != accumulation):
+        steps = said if said != "auto" else accumulation
+        raise UsageError(
+            f"train.global_batch is {train.global_batch} rows, but micro-batch {micro_batch} x {world_size} ranks x "
+            f"{steps} accumulation steps is {micro_batch * world_size * steps}: change train.global_batch, "
+            "train.micro_batch or gradient_accumulation_steps so that the product is equal."
+        )
+    return micro_batch, accumulation
+
+
+def _read_engine(path: Path | None) -> EngineConfig:
+    if path is None:
+        return EngineConfig()
+    content = _parsed(path, "ds_config", json.loads, "JSON")
+    if not isinstance(content, dict):
+        raise UsageError(f"ds_config {path} holds {type(content).__name__}, not a JSON object {{...}}.")
+    try:
+        return EngineConfig.model_validate(content)
+    except ValidationError as error:
+        raise complaint(error, EngineConfig, f"ds_config {path}", REFUSED_KEYS) from None
+
+
+def _read_recipe(path: Path | None) -> dict[str, Any]:
+    return {} if path is None else _flat(_parsed(path, "recipe", tomllib.loads, "TOML"))
+
+
+def _parsed(path: Path, kind: str, parse: Callable[[str], Any], language: str) -> Any:
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise UsageError(f"{kind} {path} has over {MAX_CONFIG_BYTES} bytes; is it the right file?")
+        return parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{kind} {path} cannot be read: {error.strerror or error}.") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{kind} {path} is no {language}: {error}.") from None
+
+
+def _parse_overrides(overrides: Sequence[str]) -> dict[str, Said]:
+    said = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"Override {override!r} is not of the form section.key=value.")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text  # a bare word is a string
+        said[key.strip()] = Said(value, f"command line {override!r}")
+    return said
+
+
+def _said_by_engine(engine: EngineConfig, file: str, world_size: int) -> dict[str, Said]:
+    """What the ds_config says that belongs to the recipe; `auto` says nothing."""
+    found: dict[str, tuple[Any, str]] = {
+        "train.global_batch": (engine.train_batch_size, "train_batch_size"),
+        "train.micro_batch": (engine.train_micro_batch_size_per_gpu, "train_micro_batch_size_per_gpu"),
+        "optimizer.gradient_clipping": (engine.gradient_clipping, "gradient_clipping"),
+    }
+    micro, accumulation = engine.train_micro_batch_size_per_gpu, engine.gradient_accumulation_steps
+    if engine.train_batch_size == "auto" and micro != "auto" and accumulation != "auto":
+        product = f"train_micro_batch_size_per_gpu x gradient_accumulation_steps x {world_size} ranks"
+        found["train.global_batch"] = (micro * accumulation * world_size, product)
+    if engine.optimizer is not None:
+        params, name = engine.optimizer.params, engine.optimizer.type
+        betas = ("auto", "auto") if params.betas == "auto" else tuple(params.betas)
+        if len(betas) != 2:
+            raise UsageError(f"ds_config {file}: optimizer.params.betas has {len(betas)} entries, not 2.")
+        found |= {
+            "optimizer.name": ("lamb" if "Lamb" in name else "adamw", "optimizer.type"),
+            "optimizer.lr": (params.lr, "optimizer.params.lr"),
+            "optimizer.beta1": (betas[0], "optimizer.params.betas"),
+            "optimizer.beta2": (betas[1], "optimizer.params.betas"),
+            "optimizer.eps": (params.eps, "optimizer.params.eps"),
+            "optimizer.weight_decay": (params.weight_decay, "optimizer.params.weight_decay"),
+            "optimizer.bias_correction": (params.bias_correction, "optimizer.params.bias_correction"),
+            "optimizer.min_trust": (params.min_coeff, "optimizer.params.min_coeff"),
+            "optimizer.max_trust": (params.max_coeff, "optimizer.params.max_coeff"),
+        }
+    if engine.scheduler is not None:
+        schedule = engine.scheduler.params
+        found["schedule.name"] = ("linear", "scheduler.type")
+        found["schedule.warmup"] = (schedule.warmup_num_steps, "scheduler.params.warmup_num_steps")
+        found["train.steps"] = (schedule.total_num_steps, "scheduler.params.total_num_steps")
+        if found.get("optimizer.lr", ("auto",))[0] == "auto":
+            found["optimizer.lr"] = (schedule.warmup_max_lr, "scheduler.params.warmup_max_lr")
+    return {
+        key: Said(value, f"ds_config {file} ({name})")
+        for key, (value, name) in found.items()
+        if value != "auto"
+    }
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal values; a number equals itself however it is written."""
+    numbers = (int, float)
+    if isinstance(one, numbers) and isinstance(other, numbers):
+        return float(one) == float(other)
+    return bool(one == other) or one == "auto"
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        inner = nested
+        *sections, name = key.split(".")
+        for section in sections:
+            inner = inner.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise UsageError(f'"{key}" is inside "{section}", which is a value and no section.')
+        inner[name] = value
+    return nested

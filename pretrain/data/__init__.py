@@ -1,0 +1,1 @@
+"""The way of the data: store -> plan -> order -> masking -> batches."""

@@ -1,0 +1,134 @@
+"""One rank's micro-batches, step after step, made ahead of time in a background thread.
+
+A step's rows are cut into micro-batches of all ranks: the g-th of rank k has the `micro_batch` rows from
+`(g * world + k) * micro_batch` on. Which rows a step has never depends on the cut.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from threading import Event, Semaphore, Thread
+from types import TracebackType
+from typing import Self
+
+from pretrain.data.batches import Batch
+from pretrain.data.order import Cursor
+from pretrain.data.stream import RowStream, StepRows
+from pretrain.errors import UsageError
+
+
+@dataclass(frozen=True)
+class StepBatches:
+    """One optimizer step: this rank's micro-batches, and the counts of the global batch.
+
+    `cursor` is where the step's rows begin, `next_cursor` where those of the next step do.
+    """
+
+    micro_batches: Sequence[Batch]
+    cursor: Cursor
+    next_cursor: Cursor
+    num_masked: int
+    num_pairs: int
+    num_samples: int
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What the thread ends with: the error, or None where it was asked to stop."""
+
+    error: BaseException | None
+
+
+class Loader:
+    """Iterates over StepBatches for ever, from `cursor` on; `depth` steps are made ahead.
+
+    An error in the thread is raised by `next` after the steps before it. `close`, or leaving a `with` block,
+    ends the thread; a closed loader stops iterating.
+    """
+
+    def __init__(
+        self,
+        stream: RowStream,
+        cursor: Cursor,
+        global_batch: int,
+        micro_batch: int,
+        rank: int,
+        world: int,
+        depth: int = 2,
+    ) -> None:
+        """Raises UsageError unless global_batch is a multiple of micro_batch * world."""
+        if global_batch < 1 or global_batch % (micro_batch * world):
+            raise UsageError(
+                f"A global batch of {global_batch} rows cannot be cut into micro-batches of {micro_batch} "
+                f"rows on {world} rank(s): set train.global_batch to a multiple of {micro_batch * world}."
+            )
+        self._stream = stream
+        self._global_batch = global_batch
+        self._micro_batch = micro_batch
+        self._first_rows = range(rank * micro_batch, global_batch, world * micro_batch)
+        self._free = Semaphore(depth)
+        self._ready: SimpleQueue[StepBatches | _Failure] = SimpleQueue()
+        self._stop = Event()
+        self._end: _Failure | None = None
+        # A daemon, so that a consumer that dies without closing does not keep the process alive.
+        self._thread = Thread(target=self._run, args=(cursor,), name="batch loader", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> StepBatches:
+        if self._end is None:
+            item = self._ready.get()
+            if isinstance(item, StepBatches):
+                self._free.release()
+                return item
+            self._end = item
+        if self._end.error is not None:
+            raise self._end.error
+        raise StopIteration
+
+    def close(self) -> None:
+        """Ends the thread and waits for it; at most the micro-batch in progress is finished."""
+        self._stop.set()
+        self._free.release()
+        self._thread.join()
+        self._end = self._end or _Failure(None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, cursor: Cursor) -> None:
+        """The thread: makes a step whenever there is room for one."""
+        end = _Failure(None)
+        try:
+            while self._free.acquire() and not self._stop.is_set():
+                rows = self._stream.step(cursor, self._global_batch)
+                self._ready.put(self._step_batches(rows))
+                cursor = rows.next_cursor
+        except BaseException as error:  # Whatever it is, the consumer must hear of it instead of waiting.
+            end = _Failure(error)
+        self._ready.put(end)
+
+    def _step_batches(self, rows: StepRows) -> StepBatches:
+        """This rank's share of a step; cut short, and never delivered, once the loader is closed."""
+        micro_batches: list[Batch] = []
+        for first_row in self._first_rows:
+            if self._stop.is_set():
+                break
+            micro_batches.append(rows.batch(first_row, self._micro_batch))
+        return StepBatches(
+            micro_batches=micro_batches,
+            cursor=rows.cursor,
+            next_cursor=rows.next_cursor,
+            num_masked=rows.num_masked,
+            num_pairs=rows.num_pairs,
+            num_samples=rows.num_samples,
+            num_tokens=rows.num_tokens,
+        )

@@ -1,0 +1,104 @@
+"""The module that is trained: a Hugging Face encoder on packed rows, from a batch to the sums of its losses.
+
+1. the trunk runs on rows of packed samples, positions starting anew in each sample, attention kept inside it;
+2. the hidden states at the masked positions go through the MLM head, those at the [CLS] positions through the
+   NSP head where the model has one;
+3. cross-entropies are taken in fp32 and summed; dividing by the counts of the global batch is the caller's.
+
+Everything happens in one `forward` of one module, so that an engine that shards parameters and hooks the root
+sees every use of them.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from pretrain.model.attention import PackedSamples
+from pretrain.model.configs import first_position
+from pretrain.model.flops import TrainingFlops, count_training_flops
+from pretrain.model.heads import has_nsp_head, mlm_logits, nsp_logits
+
+IGNORED_LABEL = -100
+
+
+class ModelInput(Protocol):
+    """What the model reads of a batch; integers, positions being flat indices into rows * seq_len."""
+
+    @property
+    def input_ids(self) -> Tensor: ...  # [rows, seq_len]
+    @property
+    def token_type_ids(self) -> Tensor: ...  # [rows, seq_len]
+    @property
+    def position_ids(self) -> Tensor: ...  # [rows, seq_len], from 0 in every sample
+    @property
+    def sample_ids(self) -> Tensor: ...  # [rows, seq_len], 0 = padding
+    @property
+    def cu_seqlens(self) -> Tensor: ...  # [num_segments + 1] int32, padding runs included
+    @property
+    def max_seqlen(self) -> int: ...
+    @property
+    def masked_positions(self) -> Tensor: ...  # [n]
+    @property
+    def masked_labels(self) -> Tensor: ...  # [n], -100 = none
+    @property
+    def cls_positions(self) -> Tensor: ...  # [p]
+    @property
+    def nsp_labels(self) -> Tensor: ...  # [p], -100 = none
+
+
+class PretrainingModel(nn.Module):
+    """`encoder` is the Hugging Face model with its heads: what is exported, and whose names count."""
+
+    def __init__(self, encoder: PreTrainedModel) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.flops: TrainingFlops = count_training_flops(encoder)
+        self._first_position = first_position(encoder.config)
+        self._takes_token_types = getattr(encoder.config, "type_vocab_size", 0) > 1
+
+    def forward(self, batch: ModelInput, detail: bool = False) -> tuple[Tensor, ...]:
+        """(mlm_loss_sum, nsp_loss_sum): fp32 scalars; the second is 0 without an NSP head or NSP labels.
+
+        With `detail`, per position: (mlm_losses [n] fp32, mlm_predictions [n], nsp_losses [p] fp32,
+        nsp_predictions [p]); losses are 0 where there is no label, NSP predictions 0 without an NSP head.
+        """
+        hidden = self._hidden_states(batch).flatten(0, 1)
+        reduction = "none" if detail else "sum"
+        mlm = _fp32(mlm_logits(self.encoder, hidden[batch.masked_positions]))
+        mlm_loss = cross_entropy(mlm, batch.masked_labels, ignore_index=IGNORED_LABEL, reduction=reduction)
+        if has_nsp_head(self.encoder):
+            nsp = _fp32(nsp_logits(self.encoder, hidden[batch.cls_positions]))
+            nsp_loss = cross_entropy(nsp, batch.nsp_labels, ignore_index=IGNORED_LABEL, reduction=reduction)
+        else:
+            nsp = mlm.new_zeros((len(batch.cls_positions), 2))
+            nsp_loss = mlm.new_zeros(len(batch.cls_positions) if detail else ())
+        return (mlm_loss, mlm.argmax(-1), nsp_loss, nsp.argmax(-1)) if detail else (mlm_loss, nsp_loss)
+
+    def score(self, batch: ModelInput) -> tuple[Tensor, ...]:
+        """`forward(batch, detail=True)` without gradients; an engine calls its own wrapper the same way."""
+        with torch.no_grad():
+            return self(batch, detail=True)
+
+    def blocks(self) -> list[GradientCheckpointingLayer]:
+        """The encoder layers in order, for wrapping one by one."""
+        return [module for module in self.encoder.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+    def _hidden_states(self, batch: ModelInput) -> Tensor:
+        """[rows, seq_len, hidden_size] after the last layer."""
+        token_types = {"token_type_ids": batch.token_type_ids} if self._takes_token_types else {}
+        output = self.encoder.base_model(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids + self._first_position,
+            samples=PackedSamples(batch.sample_ids, batch.cu_seqlens, batch.max_seqlen),
+            **token_types,
+        )
+        return output.last_hidden_state
+
+
+def _fp32(logits: Tensor) -> Tensor:
+    """At least fp32: half precision has too few digits for a cross-entropy over a vocabulary."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,0 +1,82 @@
+"""LAMB (You et al. 2020, arXiv 1904.00962, Algorithm 2), exact under any sharding.
+
+Of each local slice: Adam's direction plus decay gives the update u; the partial sums of w*w and u*u go into
+one [2, num_parameters] table; one all-reduce completes it; each parameter's trust ratio follows, and is the
+same on every rank that holds a piece. A rank that holds nothing of a parameter adds zero.
+"""
+
+from dataclasses import dataclass
+from math import inf, sqrt
+from typing import Literal
+
+import torch
+
+from pretrain.optim.moments import Moments, adam_direction, update_moments
+from pretrain.sharding import ShardLayout, Slice
+
+LambVariant = Literal["paper", "nvidia", "deepspeed"]
+
+
+@dataclass(frozen=True)
+class LambOptions:
+    """Hyper-parameters of LAMB.
+
+    Variants that were published differ in four points, each its own field:
+
+    - paper: bias correction; every parameter has a trust ratio; its bounds are open.
+    - nvidia (NVIDIA's FusedLAMB): no trust ratio where weight decay is 0. The gradient is divided by its
+      global norm first, which is what clipping at 1.0 does.
+    - deepspeed (the recipe of DeepSpeed's BERT tutorial): no bias correction; trust ratio in [0.01, 0.3].
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-6
+    bias_correction: bool = True
+    trust_without_decay: bool = True
+    min_trust: float = 0.0
+    max_trust: float = inf
+
+    @classmethod
+    def variant(cls, name: LambVariant, *, beta1: float, beta2: float, eps: float) -> "LambOptions":
+        """The options that carry a published variant's name."""
+        if name == "nvidia":
+            return cls(beta1, beta2, eps, trust_without_decay=False)
+        if name == "deepspeed":
+            return cls(beta1, beta2, eps, bias_correction=False, min_trust=0.01, max_trust=0.3)
+        return cls(beta1, beta2, eps)
+
+    def apply(
+        self,
+        layout: ShardLayout,
+        slices: list[Slice],
+        weights: list[torch.Tensor],
+        gradients: list[torch.Tensor],
+        moments: Moments,
+        decays: list[float],
+        lr: float,
+        step: int,
+    ) -> None:
+        """w <- w - lr * trust * (m_hat / (sqrt(v_hat) + eps) + decay * w); `gradients` serve as scratch space."""
+        correction1 = 1 - self.beta1**step if self.bias_correction else 1.0
+        correction2 = sqrt(1 - self.beta2**step) if self.bias_correction else 1.0
+        update_moments(moments, gradients, self.beta1, self.beta2)
+        updates = adam_direction(moments, gradients, correction1, correction2, self.eps)
+        for weight, update, decay in zip(weights, updates, decays, strict=True):
+            if decay:
+                update.add_(weight, alpha=decay)
+        squares = torch.stack(
+            [layout.partial_squared_norms(weights, slices), layout.partial_squared_norms(updates, slices)]
+        )
+        weight_norm, update_norm = layout.sum_over_group(squares).sqrt()
+        rates = (self.trust_ratios(weight_norm, update_norm) * lr).float()
+        for weight, update, piece, decay in zip(weights, updates, slices, decays, strict=True):
+            if decay or self.trust_without_decay:
+                weight.addcmul_(update, rates[piece.parameter], value=-1)
+            else:
+                weight.add_(update, alpha=-lr)
+
+    def trust_ratios(self, weight_norm: torch.Tensor, update_norm: torch.Tensor) -> torch.Tensor:
+        """|w| / |u| within the bounds, and 1 where either norm is 0; float64 [num_parameters]."""
+        ratios = (weight_norm / update_norm).clamp(self.min_trust, self.max_trust)
+        return torch.where((weight_norm > 0) & (update_norm > 0), ratios, torch.ones_like(ratios))

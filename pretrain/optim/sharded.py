@@ -1,0 +1,136 @@
+"""The optimizer that engines hold: one step over the local shards, the same under every backend.
+
+An engine cuts the weights first and calls `step()` later, so the optimizer is made empty, bound to the
+`ShardLayout` once the engine exists, and told rate and norm before each step:
+
+    bind(layout) -> begin(lr) -> [engine calls step(), once or once per sub-group] -> finish()
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+
+from pretrain.optim.adamw import AdamWOptions
+from pretrain.optim.decay import decay_of
+from pretrain.optim.lamb import LambOptions
+from pretrain.optim.moments import Moments
+from pretrain.sharding import Shard, ShardLayout
+
+
+@dataclass
+class _Pending:
+    """What one optimizer step knows before the engine applies it."""
+
+    lr: float
+    grad_norm: torch.Tensor | None
+    stepped: set[int] = field(default_factory=set)
+
+
+class ShardedOptimizer(torch.optim.Optimizer):
+    """LAMB or AdamW over the slices of a `ShardLayout`, with clipping by the one global gradient norm.
+
+    There is one parameter group only, because ZeRO calls `step()` once per group: weight decay and its
+    exclusions belong to a slice. Moments are float32, shaped like the shard they belong to.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[torch.nn.Parameter],
+        rule: LambOptions | AdamWOptions,
+        *,
+        weight_decay: float,
+        max_grad_norm: float,
+    ) -> None:
+        super().__init__(list(parameters), {"lr": 0.0})
+        self.rule = rule
+        self.weight_decay = weight_decay
+        self.max_grad_norm = max_grad_norm  # 0 = no clipping
+        self.applied_steps = 0
+        self._layout: ShardLayout | None = None
+        self._pending: _Pending | None = None
+
+    @property
+    def layout(self) -> ShardLayout:
+        if self._layout is None:
+            raise RuntimeError("The optimizer has no layout yet; a backend binds it once its engine exists.")
+        return self._layout
+
+    def bind(self, layout: ShardLayout) -> None:
+        """Takes the layout and makes zero moments for each of its shards."""
+        self._layout = layout
+        for shard in layout.shards:
+            state = self.state[shard.tensor]
+            for kind in ("exp_avg", "exp_avg_sq"):
+                state[kind] = torch.zeros_like(shard.tensor, memory_format=torch.preserve_format).detach()
+
+    def moments(self, kind: str) -> list[torch.Tensor]:
+        """The tensors of one kind (`exp_avg` or `exp_avg_sq`), one for each shard."""
+        return [self.state[shard.tensor][kind] for shard in self.layout.shards]
+
+    def begin(self, lr: float, grad_norm: torch.Tensor | None = None) -> None:
+        """Opens a step. Without `grad_norm` it is taken from the gradients that the first `step()` finds."""
+        self._pending = _Pending(lr, grad_norm)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Updates every shard that has a gradient; the gradients are overwritten.
+
+        A gradient that is not finite changes nothing, on any rank, because the norm is global.
+        """
+        pending = self._pending
+        if pending is None:
+            raise RuntimeError("An engine called step() outside begin() and finish().")
+        ready = [
+            (i, s) for i, s in enumerate(self.layout.shards) if s.tensor.grad is not None or not s.slices
+        ]
+        shards = [shard for _, shard in ready]
+        slices = [piece for shard in shards for piece in shard.slices]
+        gradients = self._views(shards, [_gradient_of(shard) for shard in shards])
+        if pending.grad_norm is None:
+            if len(ready) != len(self.layout.shards):
+                raise RuntimeError("The gradient norm needs the gradients of all shards at once.")
+            pending.grad_norm = self.layout.global_norm(gradients, slices)
+        pending.stepped.update(index for index, _ in ready)
+        if not bool(torch.isfinite(pending.grad_norm)):
+            return
+        self._clip(gradients, pending.grad_norm)
+        self.rule.apply(
+            self.layout,
+            slices,
+            self._views(shards, [shard.tensor for shard in shards]),
+            gradients,
+            Moments(
+                self._views(shards, [self.state[shard.tensor]["exp_avg"] for shard in shards]),
+                self._views(shards, [self.state[shard.tensor]["exp_avg_sq"] for shard in shards]),
+            ),
+            [decay_of(self.layout.parameters[piece.parameter], self.weight_decay) for piece in slices],
+            pending.lr,
+            self.applied_steps + 1,
+        )
+
+    def finish(self) -> tuple[float, bool]:
+        """Closes the step: (gradient norm before clipping, whether the update was skipped)."""
+        pending, self._pending = self._pending, None
+        if pending is None or pending.grad_norm is None or len(pending.stepped) != len(self.layout.shards):
+            raise RuntimeError(
+                "The engine did not step every shard; its version may lay weights out otherwise."
+            )
+        grad_norm = float(pending.grad_norm)
+        skipped = not bool(torch.isfinite(pending.grad_norm))
+        self.applied_steps += not skipped
+        return grad_norm, skipped
+
+    def _clip(self, gradients: list[torch.Tensor], grad_norm: torch.Tensor) -> None:
+        if self.max_grad_norm > 0 and gradients:
+            scale = (self.max_grad_norm / grad_norm).clamp(max=1.0).float()
+            torch._foreach_mul_(gradients, scale)
+
+    @staticmethod
+    def _views(shards: list[Shard], tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [view for shard, tensor in zip(shards, tensors, strict=True) for view in shard.views(tensor)]
+
+
+def _gradient_of(shard: Shard) -> torch.Tensor:
+    gradient = shard.tensor.grad
+    return torch.empty_like(shard.tensor) if gradient is None else gradient

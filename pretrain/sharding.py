@@ -1,0 +1,103 @@
+"""Where the pieces of every parameter lie: `ShardLayout`.
+
+A backend keeps master weights in local tensors: a whole parameter, some rows of one, or a flat run of many.
+For each local tensor the layout says which elements of which parameter it holds, and over which ranks the
+rest lies. Norms, the optimizer step, the checkpoint and the memory accounting are written once on top of it
+and never know the backend.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class ParameterInfo:
+    """A trained parameter as the model names it, whole."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+@dataclass(frozen=True)
+class Slice:
+    """`numel` elements of one parameter, counted in its flattened form, inside one local tensor."""
+
+    parameter: int  # index into ShardLayout.parameters
+    start: int  # first element within the flattened parameter
+    offset: int  # first element within the flattened local tensor
+    numel: int
+
+    @property
+    def end(self) -> int:
+        return self.start + self.numel
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A local tensor of fp32 master weights and the slices in it; what no slice names is padding."""
+
+    tensor: torch.Tensor
+    slices: tuple[Slice, ...]
+
+    def views(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """1-D views of `tensor`, which has this shard's shape, one for each slice."""
+        flat = tensor.view(-1)
+        return [flat.narrow(0, piece.offset, piece.numel) for piece in self.slices]
+
+
+@dataclass(frozen=True)
+class ShardLayout:
+    """All shards of one rank.
+
+    `group` spans the ranks that together hold every parameter once; None says that this rank holds them
+    all. Replicas of that set are counted by `replica`: norms are never summed over replicas, and replica 0
+    writes the checkpoint.
+    """
+
+    parameters: tuple[ParameterInfo, ...]
+    shards: tuple[Shard, ...]
+    group: dist.ProcessGroup | None = None
+    replica: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        return self.shards[0].tensor.device
+
+    def sum_over_group(self, table: torch.Tensor) -> torch.Tensor:
+        """Adds `table` over the ranks that hold the other slices, in place."""
+        if self.group is not None and dist.get_world_size(self.group) > 1:
+            dist.all_reduce(table, group=self.group)
+        return table
+
+    def partial_squared_norms(self, pieces: Sequence[torch.Tensor], slices: Sequence[Slice]) -> torch.Tensor:
+        """float64 [num_parameters]: this rank's share of each parameter's squared L2 norm.
+
+        `pieces` are tensors in the order of `slices`. Each piece is reduced in float32, and pieces are
+        added in float64, so that the cut of a parameter does not show in the sum.
+        """
+        table = torch.zeros(len(self.parameters), dtype=torch.float64, device=self.device)
+        if pieces:
+            norms = torch.stack(torch._foreach_norm(list(pieces))).to(torch.float64)
+            index = torch.tensor([piece.parameter for piece in slices], device=self.device)
+            table.index_add_(0, index, norms.square())
+        return table
+
+    def global_norm(self, pieces: Sequence[torch.Tensor], slices: Sequence[Slice]) -> torch.Tensor:
+        """The L2 norm over all parameters (0-d float64), equal on every rank of the group."""
+        return self.sum_over_group(self.partial_squared_norms(pieces, slices).sum()).sqrt()
+
+    def all_slices(self) -> Iterator[tuple[int, Slice]]:
+        """(index of the shard, slice) for every slice this rank holds."""
+        for index, shard in enumerate(self.shards):
+            for piece in shard.slices:
+                yield index, piece
