@@ -41,7 +41,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  echo "error: Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
 	@$(BIN)/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV) || { \
 	  echo "error: $(PYTHON) cannot make $(VENV); on Debian install python3-venv." >&2; exit 2; }
-	$(BIN)/python -m pip install --quiet --use-pep517 -c constraints.txt -e ".[test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 -c constraints.txt -e ".[test]"
 	@touch $@
 
 clean: ## removes the environment and caches; runs/ stays

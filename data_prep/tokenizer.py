@@ -5,8 +5,8 @@ of a randomly seeded hash map, and breaks ties between merges by these numbers, 
 vocabularies. Here the alphabet is chosen first, in a fixed order, with both forms of each character ("a"
 and "##a"); after that nothing is left to chance. Only the vocabulary is taken from the trainer.
 
-The classes are reached as attributes of `transformers`, which loads each one when it is asked for: torch comes in
-only with an existing tokenizer.
+The classes are reached as attributes of `transformers`, which loads each one when it is asked for: torch is
+imported only for an existing tokenizer.
 """
 
 from collections.abc import Iterable, Sequence

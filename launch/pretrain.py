@@ -6,6 +6,7 @@ Also `torchrun --nproc-per-node 2 launch/pretrain.py --backend fsdp ...` and pla
 import argparse
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 # Python puts this script's folder first, where `pretrain` would be this very file.
@@ -13,18 +14,26 @@ sys.path[0] = str(ROOT)
 
 from data_prep.demo import build_demo_store  # noqa: E402
 from pretrain import comm  # noqa: E402
-from pretrain.build import Request, train  # noqa: E402
+from pretrain.build import Request  # noqa: E402
 from pretrain.config import resolve  # noqa: E402
-from pretrain.errors import PretrainError  # noqa: E402
+from pretrain.errors import PretrainError, UsageError  # noqa: E402
+from pretrain.run import train  # noqa: E402
 from pretrain.signals import StopRequest  # noqa: E402
 
 DEFAULT_RECIPE = ROOT / "launch" / "recipes" / "demo.toml"
 DEMO_STORE = Path("runs") / "demo-store"
 
 
+class Parser(argparse.ArgumentParser):
+    """Leaves it to `main` to say what is wrong, once for all ranks."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; --help lists what there is.")
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line of the public contract."""
-    parse = argparse.ArgumentParser(prog="pretrain.py", description=__doc__, allow_abbrev=False)
+    parse = Parser(prog="pretrain.py", description=__doc__, allow_abbrev=False)
     parse.add_argument(
         "--data", metavar="STORE", help="token store made by data_prep (default: the demo store, built first)"
     )
@@ -48,13 +57,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Runs the training; returns the exit code of the public contract."""
-    arguments = parser().parse_intermixed_args()
     stop = StopRequest()
     stop.listen()
     rank = 0
     try:
         place = comm.placement()
         rank = place.rank
+        arguments = parser().parse_intermixed_args()
         comm.prepare_environment(place)
         config = resolve(
             recipe_path=arguments.recipe,

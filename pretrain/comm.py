@@ -65,6 +65,8 @@ def placement(environment: Mapping[str, str] | None = None) -> Placement:
 def prepare_environment(place: Placement) -> None:
     """Settles what libraries read from the environment, and shares the cores among the ranks of a machine."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # DeepSpeed refuses to start without it, even in a world of one.
+    os.environ.setdefault("LOCAL_RANK", str(place.local_rank))
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.local_world_size))
     # DeepSpeed's launcher sets it, and its shared-memory path then spins for ever if a peer dies at start-up.

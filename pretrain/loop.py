@@ -143,7 +143,7 @@ class Loop:
 
     def _not_finite(self, record: StepRecord) -> PretrainError:
         return PretrainError(
-            f"The gradient norm of step {record.step} is {record.grad_norm} (loss {record.loss}, cursor {record.cursor}) "
-            "and nothing was updated: lower optimizer.lr or lengthen schedule.warmup, and start again from the last "
-            "checkpoint."
+            f"The gradient norm of step {record.step} is {record.grad_norm} (loss {record.loss}, cursor "
+            f"{record.cursor}) and nothing was updated: lower optimizer.lr or lengthen schedule.warmup, and start "
+            "again from the last checkpoint."
         )

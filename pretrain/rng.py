@@ -31,7 +31,13 @@ def hash64(draw_key: int, counters: np.ndarray) -> np.ndarray:
     The finaliser of SplitMix64 (Steele, Lea, Flood 2014) over `key + (counter + 1) * golden ratio`.
     """
     with np.errstate(over="ignore"):
-        z = np.uint64(draw_key) + (counters.astype(np.uint64) + np.uint64(1)) * _GOLDEN
-        z = (z ^ (z >> np.uint64(30))) * _MIX_1
-        z = (z ^ (z >> np.uint64(27))) * _MIX_2
-        return z ^ (z >> np.uint64(31))
+        z = counters.astype(np.uint64)
+        z += np.uint64(1)
+        z *= _GOLDEN
+        z += np.uint64(draw_key)
+        z ^= z >> np.uint64(30)
+        z *= _MIX_1
+        z ^= z >> np.uint64(27)
+        z *= _MIX_2
+        z ^= z >> np.uint64(31)
+        return z

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+_NORM_RUN = 1024
+
 
 @dataclass(frozen=True)
 class ParameterInfo:
@@ -82,12 +84,12 @@ class ShardLayout:
     def partial_squared_norms(self, pieces: Sequence[torch.Tensor], slices: Sequence[Slice]) -> torch.Tensor:
         """float64 [num_parameters]: this rank's share of each parameter's squared L2 norm.
 
-        `pieces` are tensors in the order of `slices`. Each piece is reduced in float32, and pieces are
-        added in float64, so that the cut of a parameter does not show in the sum.
+        `pieces` are 1-D tensors in the order of `slices`. Pieces are added in float64, so that the cut of a
+        parameter does not show in the sum.
         """
         table = torch.zeros(len(self.parameters), dtype=torch.float64, device=self.device)
         if pieces:
-            norms = torch.stack(torch._foreach_norm(list(pieces))).to(torch.float64)
+            norms = torch.stack([accurate_norm(piece) for piece in pieces])
             index = torch.tensor([piece.parameter for piece in slices], device=self.device)
             table.index_add_(0, index, norms.square())
         return table
@@ -101,3 +103,15 @@ class ShardLayout:
         for index, shard in enumerate(self.shards):
             for piece in shard.slices:
                 yield index, piece
+
+
+def accurate_norm(piece: torch.Tensor) -> torch.Tensor:
+    """The L2 norm of a 1-D float32 tensor (0-d float64).
+
+    One float32 sum over millions of squares loses four digits on a CPU, and differently for each cut; sums
+    over short runs, added in float64, keep seven at the same speed.
+    """
+    whole = piece.numel() // _NORM_RUN * _NORM_RUN
+    runs = torch.linalg.vector_norm(piece[:whole].view(-1, _NORM_RUN), dim=1)
+    tail = torch.linalg.vector_norm(piece[whole:], dtype=torch.float64)
+    return torch.linalg.vector_norm(torch.cat([runs.double(), tail[None]]))

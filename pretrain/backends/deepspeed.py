@@ -12,7 +12,7 @@ from pretrain.backends.base import EngineOptions, LossWeights, StepResult
 from pretrain.backends.zero_layout import zero_layout
 from pretrain.model.encoder import ModelInput, PretrainingModel
 from pretrain.optim import ShardedOptimizer
-from pretrain.sharding import ShardLayout
+from pretrain.sharding import ShardLayout, Slice
 
 _SHARED_MEMORY_OP = "deepspeed_shm_comm"
 
@@ -80,7 +80,8 @@ class DeepSpeedBackend:
         """Stage 3 steps one sub-group at a time, so with several the norm must be known before the first."""
         if self._stage != 3 or len(self._layout.shards) == 1:
             return None
-        pieces, slices = [], []
+        pieces: list[torch.Tensor] = []
+        slices: list[Slice] = []
         for sub_group, shard in enumerate(self._layout.shards):
             flat = torch.cat(
                 [piece.flatten() for piece in self._engine.optimizer.averaged_gradients[sub_group]]

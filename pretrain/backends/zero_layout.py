@@ -10,12 +10,14 @@
 from typing import Any
 
 import torch.distributed as dist
-from torch import nn
 
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
 
+# Parameters with what DeepSpeed attaches to them, by the model's names.
+NamedParameters = list[tuple[str, Any]]
 
-def zero_layout(engine: Any, named: list[tuple[str, nn.Parameter]], stage: int) -> ShardLayout:
+
+def zero_layout(engine: Any, named: NamedParameters, stage: int) -> ShardLayout:
     """The layout of an initialised DeepSpeed engine whose trained parameters are `named`, in order."""
     if stage == 0:
         infos = tuple(ParameterInfo(name, tuple(parameter.shape)) for name, parameter in named)
@@ -29,7 +31,7 @@ def zero_layout(engine: Any, named: list[tuple[str, nn.Parameter]], stage: int) 
     return _stages_1_and_2(engine.optimizer, named)
 
 
-def _stages_1_and_2(optimizer: Any, named: list[tuple[str, nn.Parameter]]) -> ShardLayout:
+def _stages_1_and_2(optimizer: Any, named: NamedParameters) -> ShardLayout:
     if hasattr(optimizer, "single_partition_of_fp32_groups"):
         (flat,) = optimizer.single_partition_of_fp32_groups
     else:  # BF16_Optimizer: stage 1 with bf16 weights and fp32 accumulation
@@ -44,7 +46,7 @@ def _stages_1_and_2(optimizer: Any, named: list[tuple[str, nn.Parameter]]) -> Sh
     return ShardLayout(infos, (Shard(flat, tuple(slices)),), group=dist.group.WORLD)
 
 
-def _stage3(optimizer: Any, named: list[tuple[str, nn.Parameter]]) -> ShardLayout:
+def _stage3(optimizer: Any, named: NamedParameters) -> ShardLayout:
     index_of = {id(parameter): index for index, (_, parameter) in enumerate(named)}
     rank = dist.get_rank()
     shards = []

@@ -3,9 +3,11 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
+from transformers.utils.logging import disable_progress_bar
 
 from pretrain.checkpoint.load import read_slices
 from pretrain.checkpoint.manifest import CheckpointManifest
@@ -32,6 +34,7 @@ def export_model(checkpoint: Path, tokenizer: Path, output: Path) -> None:
         )
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
+    disable_progress_bar()  # a bar for one file would stand in the middle of the run's own lines
     model.save_pretrained(partial)
     shutil.copytree(tokenizer, partial, dirs_exist_ok=True, copy_function=shutil.copyfile)
     if output.exists():
@@ -40,8 +43,9 @@ def export_model(checkpoint: Path, tokenizer: Path, output: Path) -> None:
 
 
 def _empty_model(checkpoint: Path, manifest: CheckpointManifest) -> transformers.PreTrainedModel:
-    cls = getattr(transformers, manifest.state.model_class, None)
-    if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
+    named = getattr(transformers, manifest.state.model_class, None)
+    if not isinstance(named, type) or not issubclass(named, transformers.PreTrainedModel):
         raise DataError(f"{checkpoint} names the model class {manifest.state.model_class!r}, which is none.")
+    model_class: Any = named
     content = json.loads(manifest.state.model_config_json)
-    return cls(cls.config_class.from_dict(content))
+    return model_class(model_class.config_class.from_dict(content))

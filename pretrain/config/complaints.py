@@ -49,6 +49,10 @@ def complaint(
         return UsageError(f'{where}: "{key}" = {problem["input"]!r} is not carried here; {refused[key]}.')
     if problem["type"] == "extra_forbidden":
         return UsageError(f'{where}: unknown key "{key}"{nearest_key(key, known)}')
+    if problem["type"] == "model_type":
+        return UsageError(
+            f'{where}: "{key}" is {problem["input"]!r}: it must be a section with keys of its own.'
+        )
     message = problem["msg"].removeprefix("Value error, ")
     value = "" if isinstance(problem["input"], dict) else f" is {problem['input']!r}"
     return UsageError(f'{where}: "{key}"{value}: {message[:1].lower()}{message[1:]}.')
@@ -74,4 +78,4 @@ def _place_of(key: str, places: Mapping[str, str]) -> str:
     if key in places:
         return places[key]
     inside = [place for other, place in places.items() if other.startswith(key + ".")]
-    return inside[0] if inside else "recipe"
+    return " and ".join(dict.fromkeys(inside)) or "recipe"

@@ -21,6 +21,8 @@ from pretrain.errors import UsageError
 
 MAX_AUTO_TOKENS = 8192  # tokens of a micro-batch that `auto` chooses at most
 MAX_CONFIG_BYTES = 1 << 20
+# Each says what the model is: whoever says one of them replaces the others.
+MODEL_SOURCES = frozenset({"model.preset", "model.config", "model.pretrained"})
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def resolve(
     """
     engine = _read_engine(ds_config_path)
     said = {key: Said(value, str(recipe_path)) for key, value in _read_recipe(recipe_path).items()}
-    said |= _parse_overrides(overrides)
+    said = _replaced(said, _parse_overrides(overrides))
     for key, from_engine in _said_by_engine(engine, str(ds_config_path), world_size).items():
         if key in said and not _same(said[key].value, from_engine.value):
             raise UsageError(
@@ -79,8 +81,9 @@ def resolve(
         if key not in said or said[key].value == "auto":
             said[key] = from_engine
     if recipe_path is None:
-        for key, value in _read_recipe(default_recipe).items():
-            said.setdefault(key, Said(value, f"default recipe {default_recipe.name}"))
+        place = f"default recipe {default_recipe.name}"
+        defaults = {key: Said(value, place) for key, value in _read_recipe(default_recipe).items()}
+        said = _replaced(defaults, said)
     places = {key: each.place for key, each in said.items()}
     try:
         recipe = Recipe.model_validate(_nested({key: each.value for key, each in said.items()}))
@@ -143,7 +146,7 @@ def batch_cut(config: RunConfig, world_size: int) -> tuple[int, int]:
 def _read_engine(path: Path | None) -> EngineConfig:
     if path is None:
         return EngineConfig()
-    content = _parsed(path, "ds_config", json.loads, "JSON")
+    content = _parsed(path, "ds_config", _loads_json, "JSON")
     if not isinstance(content, dict):
         raise UsageError(f"ds_config {path} holds {type(content).__name__}, not a JSON object {{...}}.")
     try:
@@ -154,6 +157,19 @@ def _read_engine(path: Path | None) -> EngineConfig:
 
 def _read_recipe(path: Path | None) -> dict[str, Any]:
     return {} if path is None else _flat(_parsed(path, "recipe", tomllib.loads, "TOML"))
+
+
+def _loads_json(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; Python itself would keep the last of two equal keys in silence."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f'"{max(keys, key=keys.count)}" is said twice in one object')
+    return content
 
 
 def _parsed(path: Path, kind: str, parse: Callable[[str], Any], language: str) -> Any:
@@ -167,8 +183,14 @@ def _parsed(path: Path, kind: str, parse: Callable[[str], Any], language: str) -
         raise UsageError(f"{kind} {path} is no {language}: {error}.") from None
 
 
+def _replaced(said: Mapping[str, Said], by: Mapping[str, Said]) -> dict[str, Said]:
+    """`said` with the values that `by` replaces, and without the model that it replaces by another."""
+    dropped = MODEL_SOURCES if MODEL_SOURCES & by.keys() else frozenset()
+    return {key: each for key, each in said.items() if key not in dropped} | dict(by)
+
+
 def _parse_overrides(overrides: Sequence[str]) -> dict[str, Said]:
-    said = {}
+    said: dict[str, Said] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
@@ -177,7 +199,8 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Said]:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             value = text  # a bare word is a string
-        said[key.strip()] = Said(value, f"command line {override!r}")
+        place = f"command line {override!r}"
+        said |= {inner: Said(each, place) for inner, each in _flat({key.strip(): value}).items()}
     return said
 
 

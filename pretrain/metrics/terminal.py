@@ -51,8 +51,9 @@ class Terminal:
         """One validation in a line."""
         nsp = "" if record.nsp_accuracy is None else f"  nsp accuracy {record.nsp_accuracy:.3f}"
         self.say(
-            f"held out after step {record.step}: mlm loss {record.mlm_loss:.4f}  [MASK]-only {record.mask_only_loss:.4f}"
-            f"  unigram entropy {record.unigram_entropy:.4f}  accuracy {record.mlm_accuracy:.3f}{nsp}"
+            f"held out after step {record.step}: mlm loss {record.mlm_loss:.4f}  [MASK]-only "
+            f"{record.mask_only_loss:.4f}  unigram entropy {record.unigram_entropy:.4f}  accuracy "
+            f"{record.mlm_accuracy:.3f}{nsp}"
         )
 
     def summary(self, record: EvalRecord) -> None:

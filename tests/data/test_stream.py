@@ -3,7 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +14,8 @@ from hypothesis import strategies as st
 from pretrain.data.batches import Batch
 from pretrain.data.options import SamplingOptions
 from pretrain.data.order import Cursor
+from pretrain.data.store import Documents as StoredDocuments
+from pretrain.data.store import SpecialIds, StoreLayout, StoreWriter, TokenStore
 from pretrain.data.stream import RowStream, StepRows
 from pretrain.errors import DataError
 from tests.data.fakes import ALL_SPECIAL_IDS, SPECIAL_IDS, VOCAB_SIZE, Documents, FakeSplit, random_documents
@@ -169,6 +173,27 @@ def test_epoch_rows_end_with_the_epoch() -> None:
     assert limited.sample_names() == whole.sample_names()[: limited.num_samples]
     assert stream.epoch_rows(1, 10_000).num_rows == whole.num_rows
     assert limited.next_cursor == stream.step(Cursor(1, 0, 0), 30).next_cursor
+
+
+def test_a_store_on_disk_gives_the_rows_of_the_same_documents_in_memory(tmp_path: Path) -> None:
+    fake = FakeSplit(DOCUMENTS, 300)
+    special = SpecialIds(**SPECIAL_IDS)
+    layout = StoreLayout(VOCAB_SIZE, special, tuple(ALL_SPECIAL_IDS), block_tokens=300, shard_tokens=300)
+    with StoreWriter(tmp_path / "store", layout) as writer:
+        (writer.tokenizer_path / "tokenizer.json").write_text("{}")
+        for block in map(fake.block, range(fake.num_blocks)):
+            starts = np.ones(len(block.tokens), dtype=bool)
+            writer.add(
+                "train",
+                StoredDocuments(block.tokens, block.sentence_lengths, block.document_lengths, starts),
+            )
+        writer.finish({})
+    store = TokenStore.open(tmp_path / "store")
+    options = SamplingOptions(64, "nsp", packing=True, window_blocks=3)
+    split = store.split("train")
+    stream = RowStream(split, store.special_ids, store.all_special_ids, store.vocab_size, options, 5)
+    expected = all_rows(stream_of().step(Cursor(0, 1, 2), 50))
+    assert torch.equal(all_rows(stream.step(Cursor(0, 1, 2), 50)).input_ids, expected.input_ids)
 
 
 def test_two_windows_are_kept() -> None:

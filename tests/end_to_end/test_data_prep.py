@@ -205,8 +205,7 @@ def test_one_endless_line_takes_bounded_memory(tmp_path: Path, name: str) -> Non
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0
-    print(usage.ru_maxrss)
-    assert usage.ru_maxrss < 1_000_000  # KiB, the largest of the main process and its workers
+    assert usage.ru_maxrss < 500_000  # KiB, the largest of the main process and its workers
     report = json.loads((tmp_path / "store" / "report.json").read_text())
     assert report["documents"]["cuts_because_long"] >= 7
     assert report["splits"]["train"]["tokens"] + report["splits"]["heldout"]["tokens"] >= 7 * 200_000
@@ -250,7 +249,7 @@ def test_a_finished_store_is_not_built_again(built: Path) -> None:
 
 
 def test_a_killed_build_leaves_no_store_and_no_process(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("\n\n".join(LINES * 150))
+    (tmp_path / "a.txt").write_text("\n\n".join(LINES * 80))
     arguments = ("build", "--input", "a.txt", "--output", "store", *SMALL)
     process = subprocess.Popen(
         command(*arguments),

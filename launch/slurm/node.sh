@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Starts this node's ranks, as srun's one task on it: node.sh ARGUMENTS-OF-PRETRAIN...
+#
+# In place of torchrun, which ends with 1 whatever its workers end with: here 75 (saved, start again) gets through.
+# Needs MASTER_ADDR and MASTER_PORT; exits as the first rank that failed, else with 0.
+set -euo pipefail
+
+readonly GRACE_SECONDS=60
+ranks_per_node=${RANKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
+python=${PYTHON:-.venv/bin/python}
+export WORLD_SIZE=$((SLURM_NNODES * ranks_per_node)) LOCAL_WORLD_SIZE=$ranks_per_node
+
+running=()
+tell_ranks() {
+  ((${#running[@]} == 0)) || kill -s "$1" "${running[@]}" 2>/dev/null || true
+}
+# SLURM may signal this shell alone or every process of the task; a rank counts a signal that comes twice once.
+trap 'tell_ranks USR1' USR1
+trap 'tell_ranks TERM' TERM
+trap 'tell_ranks INT' INT
+
+for ((local_rank = 0; local_rank < ranks_per_node; local_rank++)); do
+  RANK=$((SLURM_NODEID * ranks_per_node + local_rank)) LOCAL_RANK=$local_rank \
+    "$python" launch/pretrain.py "$@" &
+  running+=("$!")
+done
+
+# Polled, because `wait -n` cannot tell a rank's end from a signal in older shells.
+code=0
+deadline=0
+while ((${#running[@]} > 0)); do
+  sleep 1 || true
+  still=()
+  for pid in "${running[@]}"; do
+    if kill -0 "$pid" 2>/dev/null; then
+      still+=("$pid")
+      continue
+    fi
+    status=0
+    wait "$pid" || status=$?
+    if ((code == 0 && status != 0)); then
+      code=$status
+      deadline=$((SECONDS + GRACE_SECONDS))
+    fi
+  done
+  running=(${still[@]+"${still[@]}"})
+  # The peers of a rank that failed may wait for it for ever.
+  if ((code != 0 && SECONDS >= deadline)); then
+    tell_ranks KILL
+  fi
+done
+exit "$code"

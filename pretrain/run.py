@@ -1,0 +1,224 @@
+"""One run from its first or next step to the model folder.
+
+1. the run folder is made and locked; store, model and backend are built;
+2. the newest checkpoint, if there is one and it is wanted, fills weights and moments and sets the cursor;
+3. the loop trains; the last validation and the Hugging Face folder follow.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pretrain import build, checkpoint, comm
+from pretrain.backends.base import Backend, EngineOptions
+from pretrain.build import Request
+from pretrain.checkpoint import RunState
+from pretrain.comm import Placement
+from pretrain.data.loader import Loader, StepBatches
+from pretrain.data.order import Cursor
+from pretrain.data.store import TokenStore
+from pretrain.errors import UsageError
+from pretrain.evaluate import Evaluator
+from pretrain.loop import Loop, LoopOptions
+from pretrain.metrics import MetricsWriter, Terminal
+from pretrain.model.flops import TrainingFlops
+from pretrain.run_folder import RunFolder
+from pretrain.signals import StopRequest
+
+
+def train(request: Request, stop: StopRequest) -> None:
+    """Runs a training from start or checkpoint to its end; collective.
+
+    Raises PretrainError with the exit code of the public contract; StoppedBySignal after saving.
+    """
+    place = request.place
+    folder = RunFolder(request.output)
+    terminal = Terminal(place.is_first, request.config.recipe.log.every)
+    _on_first_rank(place, folder.create)
+    _on_first_rank(place, lambda: folder.lock(comm.batch_job()))
+    try:
+        run = _prepare(request, folder, terminal)
+        start = run.resume()
+        if start.step == run.total_steps and folder.model.exists():
+            terminal.say(f"{folder.path} is finished: {start.step} steps, model in {folder.model}.")
+            return
+        run.train(start, stop)
+    finally:
+        terminal.end()
+        if place.is_first:
+            folder.unlock()
+
+
+@dataclass(frozen=True)
+class Run:
+    """The objects of one run."""
+
+    request: Request
+    folder: RunFolder
+    terminal: Terminal
+    store: TokenStore
+    engine: EngineOptions
+    backend: Backend
+    flops: TrainingFlops
+    initial: RunState
+
+    @property
+    def total_steps(self) -> int:
+        return self.request.config.recipe.train.steps
+
+    def resume(self) -> RunState:
+        """Fills the backend from the checkpoint to continue from, if any; the state to start at.
+
+        Raises UsageError or DataError where the run cannot go on from it.
+        """
+        newest = checkpoint.find_checkpoint(self.folder.checkpoints)
+        if self.request.resume == "never" and newest is not None:
+            raise UsageError(
+                f"--output {self.folder.path} already holds a run ({newest.name}): choose another folder, or leave "
+                "out --resume never to continue it."
+            )
+        path = newest if self.request.resume in ("auto", "never") else Path(self.request.resume)
+        if path is None:
+            return self.initial
+        place = self.request.place
+        saved = checkpoint.CheckpointManifest.read(path).state
+        checkpoint.check_same_course(path, saved, self.initial, self.total_steps)
+        checkpoint.load_checkpoint(path, self.backend.optimizer, place.rank, place.world_size)
+        self.backend.refresh_weights()
+        bitwise = checkpoint.is_bitwise(saved, self.initial)
+        how = "bit for bit" if bitwise else "within rounding: the machine, the cut or the versions differ"
+        self.terminal.say(f"Continuing {path} after step {saved.step}, {how}.")
+        for change in checkpoint.differences(saved.run_config["recipe"], self.initial.run_config["recipe"]):
+            self.terminal.say(f"  changed since: {change}")
+        return saved
+
+    def train(self, start: RunState, stop: StopRequest) -> None:
+        """All remaining steps, the last validation and the export."""
+        recipe, place = self.request.config.recipe, self.request.place
+        sampling = build.sampling_options(recipe)
+        stream = build.row_stream(self.store, "train", sampling, recipe.seed)
+        evaluator = build.build_evaluator(self.request, self.store, sampling, self.engine)
+        writer = self._open_writer(start.step)
+        self._say_what()
+        loader = Loader(
+            stream,
+            Cursor.from_list(start.cursor),
+            recipe.train.global_batch,
+            self.engine.micro_batch,
+            place.rank,
+            place.world_size,
+        )
+        with loader:
+            loop = Loop(
+                options=self._loop_options(),
+                loader=loader,
+                backend=self.backend,
+                schedule=build.build_schedule(recipe),
+                evaluator=evaluator,
+                save=self.save,
+                step_flops=self._step_flops,
+                writer=writer,
+                terminal=self.terminal,
+                stop=stop,
+            )
+            loop.run(start.step)
+        self._finish(evaluator, writer)
+
+    def save(self, step: int, cursor: Cursor) -> Path:
+        """A checkpoint after `step` finished steps; `cursor` is the first row of the next one. Collective."""
+        recipe, applied = self.request.config.recipe, self.backend.optimizer.applied_steps
+        update = {"step": step, "cursor": cursor.as_list(), "applied_steps": applied}
+        state = self.initial.model_copy(update=update)
+        return checkpoint.save_checkpoint(
+            self.folder.checkpoints,
+            self.backend.optimizer,
+            state,
+            recipe.checkpoint.keep,
+            self.request.place.rank,
+        )
+
+    def _open_writer(self, finished_steps: int) -> MetricsWriter | None:
+        """On rank 0, config.json and the files of metrics."""
+        if not self.request.place.is_first:
+            return None
+        config = self.request.config.as_dict()
+        self.folder.write_config(config | {"run": self.initial.written_by, "store": str(self.request.store)})
+        return MetricsWriter(
+            self.folder.metrics,
+            self.folder.evaluations,
+            self.folder.tensorboard,
+            finished_steps,
+            self.request.config.recipe.log.every,
+        )
+
+    def _loop_options(self) -> LoopOptions:
+        recipe, place = self.request.config.recipe, self.request.place
+        peak = comm.peak_flops(self.request.device)
+        return LoopOptions(
+            total_steps=recipe.train.steps,
+            stop_at_step=recipe.train.stop_at_step,
+            eval_every=recipe.eval.every,
+            checkpoint_every=recipe.checkpoint.every,
+            seed=recipe.seed,
+            rank=place.rank,
+            device=self.request.device,
+            peak_flops=None if peak is None else peak * place.world_size,
+        )
+
+    def _step_flops(self, batches: StepBatches) -> float:
+        mean_length = batches.num_tokens / batches.num_samples
+        return self.flops.step(batches.num_tokens, batches.num_masked, mean_length, batches.num_pairs)
+
+    def _say_what(self) -> None:
+        """One line about what begins, and one about keys that this backend has no use for."""
+        request, engine = self.request, self.engine
+        parameters = sum(info.numel for info in self.backend.layout.parameters)
+        self.terminal.say(
+            f"{request.backend} stage {engine.config.stage}, {engine.precision}, {engine.world_size} rank(s) on "
+            f"{request.device.type}; {parameters:,} parameters; global batch of {engine.micro_batch} x "
+            f"{engine.world_size} ranks x {engine.accumulation} rows; output {request.output}"
+        )
+        if request.backend == "fsdp" and request.config.unused_hints():
+            self.terminal.say(f"  no counterpart in FSDP: {', '.join(request.config.unused_hints())}")
+
+    def _finish(self, evaluator: Evaluator | None, writer: MetricsWriter | None) -> None:
+        """The last validation, with the context shuffled too, and the model folder."""
+        self.terminal.end()
+        if evaluator is None:
+            self.terminal.say("No validation: the store's held-out split has too few documents.")
+        else:
+            record = evaluator.run(self.backend, self.total_steps, shuffled=True)
+            self.terminal.summary(record)
+            if writer is not None:
+                writer.evaluation(record)
+        newest = checkpoint.find_checkpoint(self.folder.checkpoints)
+        if writer is not None and newest is not None:
+            checkpoint.export_model(newest, self.store.tokenizer_path, self.folder.model)
+            writer.close()
+            self.terminal.say(f"Done: {self.total_steps} steps. Hugging Face model: {self.folder.model}")
+
+
+def _prepare(request: Request, folder: RunFolder, terminal: Terminal) -> Run:
+    """Store, model and engine."""
+    recipe = request.config.recipe
+    engine = build.engine_options(request)
+    store = TokenStore.open(request.store)
+    model = build.build_encoder(recipe, store)
+    flops = model.flops
+    initial = build.initial_state(request, engine, store, build.sampling_options(recipe), model)
+    backend = build.build_backend(request.backend, model, recipe, engine)
+    return Run(request, folder, terminal, store, engine, backend, flops, initial)
+
+
+def _on_first_rank(place: Placement, action: Callable[[], Any]) -> None:
+    """Rank 0 acts; a user's mistake found there is raised on every rank."""
+    problem: str | None = None
+    if place.is_first:
+        try:
+            action()
+        except UsageError as error:
+            problem = str(error)
+    problem = comm.broadcast_object(problem)
+    if problem is not None:
+        raise UsageError(problem)

@@ -1,0 +1,40 @@
+"""What every test starts from: one torch thread, the same seeds, no network, no launcher's variables."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests.worlds import environment
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`gpu` tests need a GPU; benchmarks run only where `-m` names them."""
+    no_gpu = pytest.mark.skip(reason="needs a CUDA device")
+    not_asked = pytest.mark.skip(reason="a benchmark; run it with -m benchmark")
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(no_gpu)
+        if item.get_closest_marker("benchmark") and "benchmark" not in item.config.option.markexpr:
+            item.add_marker(not_asked)
+
+
+@pytest.fixture(autouse=True)
+def _same_start(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tests do not see each other's random draws or thread counts."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    torch.manual_seed(0)
+    yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_threads() -> None:
+    """Small tensors, and ranks beside this process: more threads only take turns."""
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def user_environment() -> dict[str, str]:
+    """The environment of a command as a user types it, offline."""
+    return environment({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"})

@@ -1,0 +1,181 @@
+"""The batch script with stand-ins for SLURM's commands: what it composes, forwards and hands back."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.worlds import ROOT, environment
+
+BATCH = ROOT / "launch" / "slurm" / "pretrain.sbatch"
+FIRST_PORT = 20_000
+JOB = 4_711
+
+# Runs the task once for each node, as srun does, and ends with the highest exit code.
+SRUN = """#!/usr/bin/env bash
+printf '%s\\n' "$@" > "$LOG/srun-arguments"
+while [[ $1 == --* ]]; do shift; done
+highest=0
+tasks=()
+for ((node = 0; node < SLURM_NNODES; node++)); do
+  SLURM_NODEID=$node "$@" & tasks+=("$!")
+done
+printf '%s\\n' "${tasks[@]}" > "$LOG/tasks"
+for task in "${tasks[@]}"; do
+  code=0; wait "$task" || code=$?
+  ((code > highest)) && highest=$code
+done
+exit "$highest"
+"""
+SCONTROL = """#!/usr/bin/env bash
+echo "$*" >> "$LOG/scontrol"
+if [[ $1 == show ]]; then printf '%s\\n' node-a node-b; fi
+"""
+# A rank: notes what it was given, ends when told to or at once, with the code that the test asks for.
+PYTHON = """#!/usr/bin/env bash
+trap 'echo "$RANK" >> "$LOG/signalled"; exit 75' USR1
+trap 'echo "$RANK" >> "$LOG/terminated"; exit 75' TERM
+{
+  printf '%s\\n' "$@"
+  echo "$MASTER_ADDR:$MASTER_PORT $RANK/$WORLD_SIZE $LOCAL_RANK/$LOCAL_WORLD_SIZE"
+} > "$LOG/rank-$RANK"
+if [[ $CODES == wait ]]; then for _ in {1..300}; do sleep 0.1; done; exit 99; fi
+codes=($CODES)
+exit "${codes[RANK]}"
+"""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A folder of stand-ins and of what they noted."""
+
+    log: Path
+    env: dict[str, str]
+
+    def batch(self, *arguments: str, codes: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        command = ["bash", str(BATCH), *arguments]
+        env = self.env | {"CODES": codes} | variables
+        return subprocess.run(
+            command, env=env, cwd=self.log, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    def noted(self, name: str) -> list[str]:
+        path = self.log / name
+        return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    for name, text in {"srun": SRUN, "scontrol": SCONTROL, "a python": PYTHON}.items():
+        (commands / name).write_text(text)
+        (commands / name).chmod(0o755)
+    variables = {
+        "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
+        "LOG": str(tmp_path),
+        "PYTHON": str(commands / "a python"),
+        "RANKS_PER_NODE": "2",
+        "SLURM_JOB_ID": str(JOB),
+        "SLURM_JOB_NAME": "a name; with $(odd) 'characters'",
+        "SLURM_JOB_NODELIST": "node-[a-b]",
+        "SLURM_NNODES": "2",
+        "SLURM_SUBMIT_DIR": str(ROOT),
+    }
+    return Cluster(tmp_path, environment(variables))
+
+
+def test_every_rank_gets_its_place_and_the_arguments(cluster: Cluster) -> None:
+    arguments = ["--backend", "fsdp", "--output", "runs/with a space", "data.store=x y"]
+    result = cluster.batch(*arguments, codes="0 0 0 0")
+    assert result.returncode == 0, result.stderr
+    address = f"node-a:{FIRST_PORT + JOB % 12_000}"
+    for rank in range(4):
+        assert cluster.noted(f"rank-{rank}") == [
+            "launch/pretrain.py",
+            *arguments,
+            f"{address} {rank}/4 {rank % 2}/2",
+        ]
+    assert cluster.noted("scontrol") == ["show hostnames node-[a-b]"]
+
+
+def test_one_task_per_node_is_started(cluster: Cluster) -> None:
+    cluster.batch(codes="0 0 0 0")
+    arguments = cluster.noted("srun-arguments")
+    assert {"--nodes=2", "--ntasks=2", "--ntasks-per-node=1"} <= set(arguments)
+    assert arguments[-2:] == ["bash", "launch/slurm/node.sh"]
+
+
+def test_a_run_that_saved_is_queued_again(cluster: Cluster) -> None:
+    result = cluster.batch(codes="75 75 75 75")
+    assert result.returncode == 75
+    assert cluster.noted("scontrol")[-1] == f"requeue {JOB}"
+
+
+@pytest.mark.parametrize(("codes", "expected"), [("2 2 2 2", 2), ("0 1 0 0", 1), ("75 3 75 75", None)])
+def test_a_run_that_failed_is_not(cluster: Cluster, codes: str, expected: int | None) -> None:
+    """A mixture of 75 and a failure may end as either, but a failure alone is never hidden."""
+    result = cluster.batch(codes=codes)
+    if expected is not None:
+        assert result.returncode == expected
+        assert not any(line.startswith("requeue") for line in cluster.noted("scontrol"))
+    assert result.returncode != 0
+
+
+@pytest.mark.parametrize(("number", "note"), [(signal.SIGUSR1, "signalled"), (signal.SIGTERM, "terminated")])
+def test_a_signal_to_the_tasks_alone_reaches_every_rank(
+    cluster: Cluster, number: signal.Signals, note: str
+) -> None:
+    """Under some process trackers SLURM signals only the task itself, not its children."""
+    with subprocess.Popen(
+        ["bash", str(BATCH)], env=cluster.env | {"CODES": "wait"}, stdout=subprocess.PIPE, text=True
+    ) as batch:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and not all(cluster.noted(f"rank-{rank}") for rank in range(4)):
+            time.sleep(0.1)
+        for task in cluster.noted("tasks"):
+            os.kill(int(task), number)
+        output, _ = batch.communicate(timeout=60)
+    assert sorted(cluster.noted(note)) == ["0", "1", "2", "3"], output
+    assert batch.returncode == 75
+    assert cluster.noted("scontrol")[-1] == f"requeue {JOB}"
+
+
+def test_a_port_in_use_is_passed_over(cluster: Cluster) -> None:
+    with socket.create_server(("127.0.0.1", FIRST_PORT + JOB % 12_000)):
+        cluster.batch(codes="0 0 0 0")
+    assert cluster.noted("rank-0")[-1].startswith(f"node-a:{FIRST_PORT + JOB % 12_000 + 1} ")
+
+
+def test_gpus_of_the_node_are_the_default_number_of_ranks(cluster: Cluster) -> None:
+    cluster.batch(codes="0 0 0 0 0 0", RANKS_PER_NODE="", SLURM_GPUS_ON_NODE="3")
+    assert cluster.noted("rank-5")[-1].endswith(" 5/6 2/3")
+
+
+def test_a_wrong_folder_is_said(cluster: Cluster, tmp_path: Path) -> None:
+    result = cluster.batch(codes="0", SLURM_SUBMIT_DIR=str(tmp_path))
+    assert result.returncode == 2
+    assert "submit from the root of the repository" in result.stderr
+
+
+def test_directives_ask_for_what_the_script_relies_on() -> None:
+    directives = [line for line in BATCH.read_text().splitlines() if line.startswith("#SBATCH ")]
+    assert {
+        "#SBATCH --ntasks-per-node=1",
+        "#SBATCH --signal=USR1@120",
+        "#SBATCH --requeue",
+        "#SBATCH --open-mode=append",
+    } <= set(directives)
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck_has_no_complaint() -> None:
+    scripts = [BATCH, BATCH.with_name("node.sh"), ROOT / ".ci" / "run"]
+    result = subprocess.run(["shellcheck", *map(str, scripts)], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
