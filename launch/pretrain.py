@@ -4,6 +4,7 @@ Also `torchrun --nproc-per-node 2 launch/pretrain.py --backend fsdp ...` and pla
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -92,5 +93,16 @@ def main() -> int:
     return 0
 
 
+def leave(code: int) -> NoReturn:
+    """Ends the process with this exit code, whatever other threads are doing.
+
+    After an error the process group is left without a barrier, and an ordinary exit then sometimes aborts
+    ("terminate called without an active exception"): the launcher would see that and not the code.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

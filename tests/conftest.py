@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from pretrain import comm
 from tests.worlds import environment
 
 
@@ -38,3 +39,11 @@ def _few_threads() -> None:
 def user_environment() -> dict[str, str]:
     """The environment of a command as a user types it, offline."""
     return environment({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"})
+
+
+@pytest.fixture
+def one_rank() -> Iterator[None]:
+    """This process as a world of one."""
+    comm.start(comm.Placement(0, 0, 1, 1), torch.device("cpu"))
+    yield
+    comm.stop()

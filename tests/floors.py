@@ -32,6 +32,7 @@ FLOORS = MappingProxyType(
         "pretrain.evaluate": 3,
         "pretrain.loop": 4,
         "pretrain.build": 5,
+        "pretrain.run": 6,
         "data_prep": 6,
         "launch": 6,
     }

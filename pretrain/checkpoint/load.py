@@ -121,16 +121,16 @@ def read_slices(
 ) -> list[tuple[str, int, Tensor]]:
     """(parameter, first element, values) of one kind, of the parameters asked for; values are mapped lazily."""
     path = folder / file.name
+    pieces = [piece for piece in file.slices if piece.parameter in parameters]
     try:
         with safe_open(path, framework="pt") as content:
-            return [
-                (
-                    piece.parameter,
-                    piece.start,
-                    content.get_tensor(slice_key(kind, piece.parameter, piece.start)),
-                )
-                for piece in file.slices
-                if piece.parameter in parameters
-            ]
+            found = [content.get_tensor(slice_key(kind, piece.parameter, piece.start)) for piece in pieces]
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path} cannot be read as the manifest says: {error}.") from None
+    for piece, values in zip(pieces, found, strict=True):
+        if values.dtype != torch.float32 or values.shape != (piece.numel,):
+            raise DataError(
+                f"{path} holds {list(values.shape)} {values.dtype} where the manifest says {piece.numel} elements of "
+                f"{piece.parameter}."
+            )
+    return [(piece.parameter, piece.start, values) for piece, values in zip(pieces, found, strict=True)]

@@ -19,7 +19,7 @@ _HASH_CHUNK_BYTES = 1 << 22
 
 
 def _plain_name(name: str) -> str:
-    if name != Path(name).name or name.startswith("."):
+    if not name or name != Path(name).name or name.startswith("."):
         raise ValueError(f"{name!r} is no plain file name")
     return name
 
@@ -109,11 +109,13 @@ class CheckpointManifest(_Part):
                 if start != position:
                     break
                 position = end
-            if position != numel:
-                raise DataError(
-                    f"{folder}: parameter {name} is not whole, {position} of {numel} elements follow one another; the "
-                    "checkpoint is damaged, resume from another one."
-                )
+            else:
+                if position == numel:
+                    continue
+            raise DataError(
+                f"{folder}: parameter {name} is not whole, {position} of {numel} elements follow one another; the "
+                "checkpoint is damaged, resume from another one."
+            )
 
 
 def sha256_of(path: Path) -> str:

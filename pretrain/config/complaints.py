@@ -22,13 +22,15 @@ def nearest_key(key: str, known: list[str]) -> str:
     """`; did you mean "x"?`, or nothing where no known key is near."""
     section, _, name = key.rpartition(".")
     siblings = [other for other in known if other.rpartition(".")[0] == section]
-    by_name = {other.rpartition(".")[2]: other for other in known}
-    near = (
-        get_close_matches(key, siblings, 1, 0.6)
-        or [by_name[found] for found in get_close_matches(name, by_name, 1, 0.7)]
-        or get_close_matches(key, known, 1, 0.6)
-    )
-    return f'; did you mean "{near[0]}"?' if near else f"; known there: {', '.join(siblings) or 'no key'}."
+    near = _nearest_name(name, siblings, 0.6) or _nearest_name(name, known, 0.7)
+    return f'; did you mean "{near}"?' if near else f"; known there: {', '.join(siblings) or 'no key'}."
+
+
+def _nearest_name(name: str, keys: list[str], similarity: float) -> str | None:
+    """The key whose last part is most like `name`: sections in common would make any two keys look alike."""
+    by_name = {key.rpartition(".")[2]: key for key in keys}
+    found = get_close_matches(name, by_name, 1, similarity)
+    return by_name[found[0]] if found else None
 
 
 def complaint(

@@ -18,6 +18,8 @@ class Moments:
 
 def update_moments(moments: Moments, gradients: list[torch.Tensor], beta1: float, beta2: float) -> None:
     """m <- beta1 m + (1 - beta1) g and v <- beta2 v + (1 - beta2) g^2 (Kingma and Ba 2015, Algorithm 1)."""
+    if not gradients:  # a rank that holds nothing but padding
+        return
     torch._foreach_lerp_(moments.exp_avg, gradients, 1 - beta1)
     torch._foreach_mul_(moments.exp_avg_sq, beta2)
     torch._foreach_addcmul_(moments.exp_avg_sq, gradients, gradients, 1 - beta2)

@@ -15,6 +15,7 @@ from tests.worlds import ROOT
 
 RECIPES = sorted((ROOT / "launch" / "recipes").glob("*.toml"))
 DS_CONFIGS = sorted((ROOT / "ds_configs").glob("*.json"))
+README, DS_CONFIGS_README = ROOT / "README.md", ROOT / "ds_configs" / "README.md"
 DEMO = ROOT / "launch" / "recipes" / "demo.toml"
 
 
@@ -76,29 +77,26 @@ def test_bert_large_has_the_published_numbers(name: str) -> None:
     assert schedule(first_after_warmup) == pytest.approx(rate * (1 - warmup) ** 0.5, rel=1e-3)
 
 
-def named_in(document: Path) -> str:
-    return document.read_text(encoding="utf-8")
-
-
 @pytest.mark.parametrize("key", leaf_keys(EngineConfig))
 def test_ds_configs_readme_explains_the_key(key: str) -> None:
-    text = named_in(ROOT / "ds_configs" / "README.md")
+    text = DS_CONFIGS_README.read_text(encoding="utf-8")
     short = key.removeprefix("zero_optimization.").removeprefix("fp16.")
     assert f"`{key}`" in text or f"`{short}`" in text, f"ds_configs/README.md does not explain {key}"
 
 
 @pytest.mark.parametrize("key", REFUSED_KEYS)
 def test_ds_configs_readme_names_the_refused_key(key: str) -> None:
-    text = named_in(ROOT / "ds_configs" / "README.md")
-    assert re.search(rf"`[a-z_]*\.?{re.escape(key.rpartition('.')[2])}`", text), key
+    text = DS_CONFIGS_README.read_text(encoding="utf-8")
+    assert re.search(rf"`\.?[a-z0-9_.]*{re.escape(key.rpartition('.')[2])}`", text), key
 
 
 @pytest.mark.parametrize("key", leaf_keys(Recipe))
 def test_readme_has_the_recipe_key_with_its_default(key: str) -> None:
     """Rows read `| `section.key` | default | meaning |`."""
-    rows = re.findall(r"^\| `([\w.]+)` \| ([^|]+) \|", named_in(ROOT / "README.md"), re.MULTILINE)
+    rows = re.findall(r"^\| `([\w.]+)` \| ([^|]+) \|", README.read_text(encoding="utf-8"), re.MULTILINE)
     section: object = Recipe()
     for part in key.split("."):
         section = getattr(section, part)
-    shown = {None: "none", True: "true", False: "false"}.get(section, str(section))  # type: ignore[arg-type]
+    shown = "none" if section is None else str(section)
+    shown = shown.lower() if isinstance(section, bool) else shown
     assert dict(rows).get(key, "missing").strip().strip("`") == shown

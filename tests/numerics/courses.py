@@ -226,10 +226,12 @@ class Deviation:
     weights: float
 
 
-def deviation(judge: Course, course: Course) -> Deviation:
-    def relative(expected: list[float], found: list[float]) -> float:
-        return max(abs(b - a) / abs(a) for a, b in zip(expected, found, strict=True))
+def relative(expected: list[float], found: list[float]) -> float:
+    """The largest relative difference."""
+    return max(abs(b - a) / abs(a) for a, b in zip(expected, found, strict=True))
 
+
+def deviation(judge: Course, course: Course) -> Deviation:
     assert judge.weights.keys() == course.weights.keys()
     weights = max(
         float((course.weights[name].double() - weight).norm() / weight.norm())

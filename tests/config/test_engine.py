@@ -1,0 +1,186 @@
+"""The ds_config: what is honoured, what is refused by its name, what DeepSpeed would let pass in silence."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pretrain.config import RunConfig, resolve
+from pretrain.config.engine import REFUSED_KEYS
+from pretrain.errors import UsageError
+from tests.worlds import ROOT
+
+DEMO = ROOT / "launch" / "recipes" / "demo.toml"
+Read = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Read:
+    """Resolves a ds_config (text, bytes, or what becomes JSON) with overrides."""
+
+    def from_content(content: Any, *overrides: str, world_size: int = 1) -> RunConfig:
+        path = tmp_path / "ds.json"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return resolve(
+            recipe_path=None,
+            default_recipe=DEMO,
+            ds_config_path=path,
+            overrides=overrides,
+            world_size=world_size,
+        )
+
+    return from_content
+
+
+def test_without_a_ds_config_it_is_stage_0_in_fp32() -> None:
+    engine = resolve(
+        recipe_path=None, default_recipe=DEMO, ds_config_path=None, overrides=[], world_size=1
+    ).engine
+    assert (engine.stage, engine.bf16.enabled) == (0, False)
+
+
+@pytest.mark.parametrize("enabled", [True, False, "auto"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_stage_and_precision(read: Read, stage: int, enabled: bool | str) -> None:
+    engine = read({"zero_optimization": {"stage": stage}, "bf16": {"enabled": enabled}}).engine
+    assert (engine.stage, engine.bf16.enabled) == (stage, enabled)
+
+
+def test_hints_are_kept_as_written_and_auto_says_nothing(read: Read) -> None:
+    config = read(
+        {"zero_optimization": {"stage": 3, "reduce_bucket_size": 5e8, "allgather_bucket_size": "auto"}}
+    )
+    assert config.engine.zero_optimization.given() == {"stage": 3, "reduce_bucket_size": 500_000_000}
+    assert isinstance(config.engine.zero_optimization.given()["reduce_bucket_size"], int)
+    assert config.unused_hints() == ["zero_optimization.reduce_bucket_size"]
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "nearest"),
+    [
+        ({"zero_optimzation": {"stage": 2}}, "zero_optimzation", "zero_optimization"),
+        ({"gradient_acumulation_steps": 2}, "gradient_acumulation_steps", "gradient_accumulation_steps"),
+        ({"zero_optimization": {"stag": 2}}, "zero_optimization.stag", "zero_optimization.stage"),
+        ({"stage": 2}, "stage", "zero_optimization.stage"),
+        ({"bf16": {"enable": True}}, "bf16.enable", "bf16.enabled"),
+        (
+            {"optimizer": {"type": "Lamb", "params": {"betta": 1}}},
+            "optimizer.params.betta",
+            "optimizer.params.betas",
+        ),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_one(
+    read: Read, tmp_path: Path, content: dict[str, Any], key: str, nearest: str
+) -> None:
+    with pytest.raises(UsageError) as error:
+        read(content)
+    expected = f'ds_config {tmp_path / "ds.json"}: unknown key "{key}"; did you mean "{nearest}"?'
+    assert str(error.value) == expected
+
+
+@pytest.mark.parametrize("key", sorted(REFUSED_KEYS))
+def test_what_is_not_carried_is_refused_by_its_name_with_advice(read: Read, key: str) -> None:
+    content: Any = True
+    for part in reversed(key.split(".")):
+        content = {part: content}
+    with pytest.raises(UsageError) as error:
+        read(content)
+    assert f'"{key}" = True is not carried here; {REFUSED_KEYS[key]}.' in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ({"gradient_clipping": -1}, '"gradient_clipping" is -1'),
+        ({"gradient_clipping": "1"}, "\"gradient_clipping\" is '1'"),
+        ('{"gradient_clipping": NaN}', '"gradient_clipping" is nan'),
+        ({"train_batch_size": 0}, '"train_batch_size" is 0: input should be greater than 0'),
+        ({"train_batch_size": True}, '"train_batch_size" is True'),
+        ({"train_batch_size": 8.0}, '"train_batch_size" is 8.0'),
+        ({"zero_optimization": {"stage": 4}}, '"zero_optimization.stage" is 4: input should be 0, 1, 2 or 3'),
+        ({"zero_optimization": {"stage": "2"}}, "\"zero_optimization.stage\" is '2'"),
+        ({"zero_optimization": True}, '"zero_optimization" is True: it must be a section'),
+        ({"zero_optimization": {"reduce_bucket_size": -5}}, '"zero_optimization.reduce_bucket_size" is -5'),
+        ({"bf16": {"enabled": "yes"}}, "\"bf16.enabled\" is 'yes'"),
+        (
+            {"communication_data_type": "bf16"},
+            "\"communication_data_type\" is 'bf16': input should be 'fp32'",
+        ),
+        ({"data_types": {"grad_accum_dtype": "bf16"}}, '"data_types.grad_accum_dtype"'),
+        ({"optimizer": {"type": "SGD"}}, "'Lamb', 'FusedLamb', 'Adam' or 'AdamW'"),
+        ({"optimizer": {"type": "Adam", "params": {"lr": "x"}}}, "\"optimizer.params.lr\" is 'x'"),
+        ({"optimizer": {"type": "Adam", "params": {"betas": [0.9]}}}, "betas has 1 entries, not 2"),
+        ({"optimizer": {"type": "Adam", "params": {"betas": [0.9, 2.0]}}}, "input should be less than 1"),
+        ({"optimizer": {"type": "Adam", "params": {"adam_w_mode": False}}}, "optimizer.params.adam_w_mode"),
+        ({"scheduler": {"type": "WarmupLR"}}, "input should be 'WarmupDecayLR'"),
+        ({"scheduler": {"type": "WarmupDecayLR", "params": {"warmup_min_lr": 0.1}}}, "warmup_min_lr"),
+        ({"scheduler": {"type": "WarmupDecayLR", "params": {"warmup_type": "log"}}}, "warmup_type"),
+    ],
+)
+def test_a_wrong_type_or_value_names_file_key_and_value(
+    read: Read, tmp_path: Path, content: Any, complaint: str
+) -> None:
+    with pytest.raises(UsageError) as error:
+        read(content)
+    message = str(error.value)
+    assert message.startswith(f"ds_config {tmp_path / 'ds.json'}")
+    assert complaint in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("{", "is no JSON"),
+        ("stage: 2", "is no JSON"),
+        ("", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
+        (b'{"x": "\xff"}', "is no JSON"),
+        ('{"bf16": {"enabled": true}, "bf16": {"enabled": false}}', '"bf16" is said twice'),
+        ('{"zero_optimization": {"stage": 1, "stage": 2}}', '"stage" is said twice'),
+        ("[]", "holds list, not a JSON object"),
+        ("3", "holds int, not a JSON object"),
+        ("null", "holds NoneType, not a JSON object"),
+        (" " * (1 << 20) + "{}", "bytes; is it the right file?"),
+    ],
+    ids=[
+        "open",
+        "YAML",
+        "empty",
+        "deep",
+        "not UTF-8",
+        "twice",
+        "twice inside",
+        "list",
+        "number",
+        "null",
+        "big",
+    ],
+)
+def test_what_is_no_ds_config(read: Read, tmp_path: Path, content: Any, complaint: str) -> None:
+    with pytest.raises(UsageError) as error:
+        read(content)
+    assert f"ds_config {tmp_path / 'ds.json'}" in str(error.value)
+    assert complaint in str(error.value)
+
+
+def test_a_missing_ds_config(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"ds_config .*missing.json cannot be read: No such file"):
+        resolve(
+            recipe_path=None,
+            default_recipe=DEMO,
+            ds_config_path=tmp_path / "missing.json",
+            overrides=[],
+            world_size=1,
+        )
+
+
+def test_fp16_switched_off_may_stay_in_a_users_file(read: Read) -> None:
+    read({"fp16": {"enabled": False, "loss_scale": 0, "initial_scale_power": 16, "hysteresis": 2}})
+    read({"fp16": {"enabled": "auto"}})

@@ -1,0 +1,101 @@
+"""metrics.jsonl and TensorBoard as another program reads them, before and after a restart."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from pretrain.metrics import EvalRecord, MetricsWriter, StepRecord
+
+RECORD = StepRecord(
+    step=0,
+    loss=3.0,
+    mlm_loss=2.0,
+    nsp_loss=1.0,
+    lr=0.5,
+    grad_norm=4.0,
+    loss_scale=1.0,
+    skipped=False,
+    samples=6,
+    tokens=7,
+    cursor=[0, 1, 2],
+    seconds=0.1,
+    tokens_per_second=70.0,
+    mfu=None,
+)
+EVALUATION = EvalRecord(
+    step=0,
+    mlm_loss=2.5,
+    mask_only_loss=2.75,
+    shuffled_mask_only_loss=None,
+    unigram_entropy=4.0,
+    mlm_accuracy=0.25,
+    nsp_accuracy=0.5,
+    nsp_accuracy_low=0.375,
+    rows=8,
+    masked=9,
+    pairs=10,
+)
+
+
+def write(folder: Path, finished: int, last: int, loss: float, close: bool = True) -> None:
+    writer = MetricsWriter(
+        folder / "metrics.jsonl", folder / "eval.jsonl", folder / "tensorboard", finished, log_every=2
+    )
+    for step in range(finished + 1, last + 1):
+        writer.step(replace(RECORD, step=step, loss=loss))
+        if step % 4 == 0:
+            writer.evaluation(replace(EVALUATION, step=step, mlm_loss=loss))
+    if close:
+        writer.close()
+
+
+def lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_step_is_a_line_with_the_names_of_the_contract(tmp_path: Path) -> None:
+    write(tmp_path, 0, 3, 3.0)
+    names = "step loss mlm_loss nsp_loss lr grad_norm loss_scale skipped samples tokens cursor seconds"
+    assert [list(line) for line in lines(tmp_path / "metrics.jsonl")] == [
+        [*names.split(), "tokens_per_second", "mfu"]
+    ] * 3
+    assert lines(tmp_path / "metrics.jsonl")[1]["cursor"] == [0, 1, 2]
+
+
+def test_lines_are_there_at_once(tmp_path: Path) -> None:
+    write(tmp_path, 0, 5, 3.0, close=False)
+    assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+    assert [line["step"] for line in lines(tmp_path / "eval.jsonl")] == [4]
+
+
+def test_restart_drops_what_is_made_again(tmp_path: Path) -> None:
+    """Stopped in step 10 with a checkpoint of step 6, in the middle of a line."""
+    write(tmp_path, 0, 9, 3.0)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 1')
+    write(tmp_path, 6, 9, 5.0)
+    found = lines(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in found] == list(range(1, 10))
+    assert [line["loss"] for line in found] == [3.0] * 6 + [5.0] * 3
+    assert [(line["step"], line["mlm_loss"]) for line in lines(tmp_path / "eval.jsonl")] == [
+        (4, 3.0),
+        (8, 5.0),
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["eval.jsonl", "metrics.jsonl", "tensorboard"]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_tensorboard_reads_it(tmp_path: Path, restarted: bool) -> None:
+    write(tmp_path, 0, 9, 3.0)
+    if restarted:
+        write(tmp_path, 6, 9, 5.0)
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    loss = [(event.step, event.value) for event in board.Scalars("train/loss")]
+    assert loss == [(2, 3.0), (4, 3.0), (6, 3.0), (8, 5.0 if restarted else 3.0)]
+    assert [event.value for event in board.Scalars("heldout/mask_only_loss")] == [2.75, 2.75]
+    assert "train/mfu" not in board.Tags()["scalars"]

@@ -1,0 +1,122 @@
+"""A run that was stopped and started again is the run that was never stopped."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pretrain.build import BackendName
+from pretrain.checkpoint.manifest import MANIFEST_NAME, sha256_of
+from tests.numerics.courses import relative
+from tests.numerics.runs import STEPS, Ending, Start, newest, prepare, records, start
+from tests.worlds import run_ranks
+
+HALF = STEPS // 2
+STOP = f"train.stop_at_step={HALF}"
+NO_DROPOUT = "model.dropout=0.0"
+ENGINES: tuple[tuple[BackendName, str], ...] = (
+    ("deepspeed", "zero2"),
+    ("fsdp", "zero3"),
+    ("deepspeed", "zero1_bf16"),
+    ("fsdp", "zero2_bf16"),
+    # ZeRO-3 last: it replaces torch.nn.functional.linear, for the whole process, by one that rounds otherwise.
+    ("deepspeed", "zero3_bf16"),
+)
+STRIPPED = ENGINES[:2]
+CROSS_TOLERANCE = 1e-6
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three worlds: whole and stopped runs; their continuations in new processes; one of them on one rank."""
+    path = tmp_path_factory.mktemp("resume")
+    prepare(path)
+    first = []
+    for backend, engine in ENGINES:
+        whole = Start(path / f"{backend}-{engine}", backend, engine)
+        first += [whole, Start(path / f"{backend}-{engine}-stopped", backend, engine, (STOP,))]
+    first.append(Start(path / "crossed", "deepspeed", "zero3", (NO_DROPOUT,)))
+    first.append(Start(path / "crossed-stopped", "deepspeed", "zero3", (NO_DROPOUT, STOP)))
+    stopped = Ending(75, f"Stopped by train.stop_at_step after step {HALF}, saved; start again to continue.")
+    assert run_ranks(start, 2, path, first, timeout=240.0)[0] == [Ending(0), stopped] * 6
+    for backend, engine in STRIPPED:
+        name = f"{backend}-{engine}"
+        strip_moments(shutil.copytree(path / f"{name}-stopped", path / f"{name}-stripped"))
+    second = [Start(path / f"{b}-{e}-stripped", b, e) for b, e in STRIPPED]
+    second += [Start(path / f"{b}-{e}-stopped", b, e) for b, e in ENGINES]
+    assert run_ranks(start, 2, path, second, timeout=240.0)[0] == [Ending(0)] * 7
+    third = [Start(path / "crossed-stopped", "fsdp", "zero3", (NO_DROPOUT,))]
+    assert run_ranks(start, 1, path, third)[0] == [Ending(0)]
+    return path
+
+
+def strip_moments(output: Path) -> None:
+    """Sets all moments to zero, in a checkpoint that is whole in every other way."""
+    checkpoint, manifest = newest(output)
+    files = []
+    for file in manifest.files:
+        path = checkpoint / file.name
+        tensors = load_file(path)
+        save_file(
+            {k: v if k.startswith("master:") else torch.zeros_like(v) for k, v in tensors.items()}, path
+        )
+        files.append(file.model_copy(update={"sha256": sha256_of(path), "bytes": path.stat().st_size}))
+    stripped = manifest.model_copy(update={"files": files})
+    (checkpoint / MANIFEST_NAME).write_text(stripped.model_dump_json())
+
+
+@pytest.mark.parametrize(("backend", "engine"), ENGINES)
+def test_goes_on_bit_for_bit(folder: Path, backend: str, engine: str) -> None:
+    whole, resumed = folder / f"{backend}-{engine}", folder / f"{backend}-{engine}-stopped"
+    assert [record["step"] for record in records(whole)] == list(range(1, STEPS + 1))
+    assert records(resumed) == records(whole)
+    assert [record["step"] for record in records(whole, "eval.jsonl")] == [6, 12, 18, STEPS]
+    assert records(resumed, "eval.jsonl") == records(whole, "eval.jsonl")
+    # Master weights and moments of both ranks, by their checksums.
+    (path, ours), (_, theirs) = newest(resumed), newest(whole)
+    assert path.name == f"step-{STEPS:08d}"
+    assert [file.sha256 for file in ours.files] == [file.sha256 for file in theirs.files]
+    assert ours.state.cursor == theirs.state.cursor
+    assert sha256_of(resumed / "model/model.safetensors") == sha256_of(whole / "model/model.safetensors")
+
+
+@pytest.mark.parametrize(("backend", "engine"), STRIPPED)
+def test_without_moments_it_does_not(folder: Path, backend: str, engine: str) -> None:
+    name = f"{backend}-{engine}"
+    whole, stripped = records(folder / name), records(folder / f"{name}-stripped")
+    # The weights are there, so that the first step's loss is the same, and no other is.
+    assert stripped[: HALF + 1] == whole[: HALF + 1]
+    for ours, theirs in zip(stripped[HALF + 1 :], whole[HALF + 1 :], strict=True):
+        assert ours["cursor"] == theirs["cursor"]
+        assert ours["loss"] != theirs["loss"]
+    losses = [[record["loss"] for record in each[HALF + 1 :]] for each in (whole, stripped)]
+    assert relative(*losses) > 1e-3
+    (_, ours), (_, theirs) = newest(folder / f"{name}-stripped"), newest(folder / name)
+    assert [file.sha256 for file in ours.files] != [file.sha256 for file in theirs.files]
+
+
+def test_dropout_was_on(folder: Path) -> None:
+    with_dropout, without = records(folder / "deepspeed-zero2"), records(folder / "crossed")
+    assert with_dropout[0]["cursor"] == without[0]["cursor"]
+    assert abs(with_dropout[0]["loss"] - without[0]["loss"]) > 1e-3
+
+
+def test_goes_on_under_the_other_engine_on_fewer_ranks(folder: Path) -> None:
+    whole, crossed = records(folder / "crossed"), records(folder / "crossed-stopped")
+    assert [record["cursor"] for record in crossed] == [record["cursor"] for record in whole]
+    assert [record["samples"] for record in crossed] == [record["samples"] for record in whole]
+    for key in ("loss", "grad_norm"):
+        found = relative([record[key] for record in whole], [record[key] for record in crossed])
+        print(f"{key}: {found:.1e}")
+        assert found < CROSS_TOLERANCE, key
+    assert crossed[:HALF] == whole[:HALF]
+    assert newest(folder / "crossed-stopped")[1].state.written_by["ranks"] == 1
+
+
+def test_keeps_the_last_checkpoints(folder: Path) -> None:
+    for run in ("deepspeed-zero2", "deepspeed-zero2-stopped"):
+        found = sorted(path.name for path in (folder / run / "checkpoints").iterdir())
+        assert found == ["latest", "step-00000015", "step-00000020"]

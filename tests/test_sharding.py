@@ -1,0 +1,68 @@
+"""Slices, views and norms against hand-made cases and float64."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice, accurate_norm
+from tests.worlds import run_ranks
+
+PARAMETERS = (ParameterInfo("a", (2, 3)), ParameterInfo("b", (4,)))
+
+
+def layout_of(pieces: list[Slice], numel: int, group: dist.ProcessGroup | None = None) -> ShardLayout:
+    return ShardLayout(PARAMETERS, (Shard(torch.arange(1.0, numel + 1), tuple(pieces)),), group=group)
+
+
+def test_sizes_of_parameters_and_slices() -> None:
+    assert [info.numel for info in PARAMETERS] == [6, 4]
+    assert ParameterInfo("number", ()).numel == 1
+    assert Slice(0, 2, 7, 3).end == 5
+
+
+def test_views_are_the_slices_in_place() -> None:
+    shard = Shard(torch.zeros(2, 5), (Slice(0, 0, 1, 3), Slice(1, 2, 6, 2)))
+    for number, view in enumerate(shard.views(shard.tensor), start=1):
+        view.fill_(number)
+    assert shard.tensor.flatten().tolist() == [0, 1, 1, 1, 0, 0, 2, 2, 0, 0]
+    layout = ShardLayout(PARAMETERS, (shard, Shard(torch.zeros(1), (Slice(1, 0, 0, 1),))))
+    assert list(layout.all_slices()) == [(0, shard.slices[0]), (0, shard.slices[1]), (1, Slice(1, 0, 0, 1))]
+
+
+def test_squares_are_added_by_parameter() -> None:
+    """3-4-5 over two slices of one parameter, and padding that no slice names."""
+    layout = layout_of([], 1)
+    pieces = [torch.tensor([3.0]), torch.tensor([4.0, 0.0]), torch.tensor([2.0, 2.0])]
+    slices = [Slice(1, 0, 0, 1), Slice(1, 1, 1, 2), Slice(0, 0, 3, 2)]
+    table = layout.partial_squared_norms(pieces, slices)
+    assert table.dtype == torch.float64
+    assert table.tolist() == pytest.approx([8.0, 25.0])
+    assert float(layout.global_norm(pieces, slices)) == pytest.approx(33.0**0.5)
+    assert layout.partial_squared_norms([], []).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("numel", [0, 1, 1023, 1024, 1025, 3_000_001])
+def test_norm_keeps_its_digits(numel: int) -> None:
+    piece = torch.rand(numel, generator=torch.Generator().manual_seed(numel)) * 1e-3
+    assert float(accurate_norm(piece)) == pytest.approx(float(piece.double().norm()), rel=1e-7, abs=0.0)
+
+
+def test_norm_does_not_show_the_cut() -> None:
+    piece = torch.randn(1_000_003, generator=torch.Generator().manual_seed(1))
+    layout = layout_of([], 1)
+    parts = list(piece.split([700_001, 300_001, 1]))
+    cut = layout.global_norm(parts, [Slice(0, 0, 0, len(part)) for part in parts])
+    assert float(cut) == pytest.approx(float(accurate_norm(piece)), rel=1e-7)
+
+
+def norms_of_rank() -> list[float]:
+    """One parameter of ones in two halves; then the same whole on each rank."""
+    ones = torch.ones(3)
+    shared = layout_of([], 1, dist.group.WORLD).global_norm([ones], [Slice(0, 0, 0, 3)])
+    replicated = layout_of([], 1).global_norm([torch.ones(6)], [Slice(0, 0, 0, 6)])
+    return [float(shared), float(replicated)]
+
+
+def test_ranks_add_up_and_replicas_do_not() -> None:
+    for found in run_ranks(norms_of_rank, 2):
+        assert found == pytest.approx([6.0**0.5, 6.0**0.5])
