@@ -11,7 +11,7 @@ Grouping = Literal["blank-line", "file", "line"]
 SentenceMethod = Literal["sentencex", "line"]
 
 DEFAULT_VOCAB_SIZE = 30_528  # BERT's 30,522, rounded up to a multiple of 64
-DEMO_VOCAB_SIZE = 8_192
+DEMO_VOCAB_SIZE = 2_048  # small, so that two layers see each entry often within minutes
 DEFAULT_BLOCK_TOKENS = 1 << 20
 DEMO_BLOCK_TOKENS = 1 << 16  # some hundred blocks, so that a small corpus is shuffled too
 DEFAULT_SHARD_TOKENS = 256_000_000

@@ -159,9 +159,13 @@ def _environment_reads(name: str, tree: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)
     }
     for node in ast.walk(tree):
-        direct = isinstance(node, ast.Attribute) and node.attr in reads and id(node) not in set_here
-        imported = isinstance(node, ast.ImportFrom) and node.module == "os"
-        if direct or (imported and any(alias.name in reads for alias in node.names)):
+        if isinstance(node, ast.Attribute):
+            found = node.attr in reads and id(node) not in set_here
+        elif isinstance(node, ast.ImportFrom):
+            found = node.module == "os" and any(alias.name in reads for alias in node.names)
+        else:
+            continue
+        if found:
             yield f"{name}:{node.lineno} reads environment variables; only {READS_ENVIRONMENT} does."
 
 

@@ -18,6 +18,9 @@ from pretrain.signals import StopRequest
 pytestmark = pytest.mark.usefixtures("one_rank")
 
 
+Saved = list[tuple[int, list[int]]]  # (step, cursor) of each checkpoint
+
+
 @dataclass
 class Rows:
     """Stands for a micro-batch."""
@@ -90,7 +93,7 @@ class Silent(Terminal):
     def evaluation(self, record: Any) -> None: ...
 
 
-def loop_of(scripted: Scripted, saved: list[tuple[int, list[int]]], first: int = 1, **changes: Any) -> Loop:
+def loop_of(scripted: Scripted, saved: Saved, first: int = 1, **changes: Any) -> Loop:
     def batches() -> Iterator[Step]:
         yield from map(Step, range(first, 100))
 
@@ -121,7 +124,7 @@ def loop_of(scripted: Scripted, saved: list[tuple[int, list[int]]], first: int =
 
 
 def test_a_step_in_order() -> None:
-    scripted, saved = Scripted(), []
+    scripted, saved = Scripted(), Saved()
     loop_of(scripted, saved, total_steps=2).run(0)
     weights = LossWeights(0.25, 0.5)
     assert scripted.calls == [
@@ -142,7 +145,7 @@ def test_a_step_in_order() -> None:
 
 def test_without_pairs_their_loss_has_no_weight() -> None:
     scripted = Scripted()
-    loop = loop_of(scripted, [], total_steps=1)
+    loop = loop_of(scripted, Saved(), total_steps=1)
     step: Any = Step(1, num_pairs=0)
     loader: Any = iter([step])
     Loop(**{**vars(loop), "loader": loader}).run(0)
@@ -151,7 +154,7 @@ def test_without_pairs_their_loss_has_no_weight() -> None:
 
 
 def test_due_at_their_multiples_and_saved_at_the_end() -> None:
-    scripted, saved = Scripted(), []
+    scripted, saved = Scripted(), Saved()
     loop_of(scripted, saved, eval_every=3, checkpoint_every=2).run(0)
     assert [step for step, _ in saved] == [2, 4, 6]
     # The last validation is not the loop's.
@@ -160,7 +163,7 @@ def test_due_at_their_multiples_and_saved_at_the_end() -> None:
 
 @pytest.mark.parametrize("how", ["stop_at_step", "signal"])
 def test_stops_after_saving(how: str) -> None:
-    scripted, saved = Scripted(signal_at=4 if how == "signal" else None), []
+    scripted, saved = Scripted(signal_at=4 if how == "signal" else None), Saved()
     with pytest.raises(
         StoppedBySignal, match="train.stop_at_step" if how != "signal" else "SIGTERM"
     ) as error:
@@ -170,13 +173,13 @@ def test_stops_after_saving(how: str) -> None:
 
 
 def test_signal_in_the_last_step_is_an_ordinary_end() -> None:
-    scripted, saved = Scripted(signal_at=6), []
+    scripted, saved = Scripted(signal_at=6), Saved()
     loop_of(scripted, saved).run(0)
     assert [step for step, _ in saved] == [6]
 
 
 def test_gradient_that_is_not_finite_ends_the_run_unsaved() -> None:
-    scripted, saved = Scripted(not_finite_at=3), []
+    scripted, saved = Scripted(not_finite_at=3), Saved()
     with pytest.raises(PretrainError, match=r"gradient norm of step 3 is nan .*cursor \[0, 0, 2\]"):
         loop_of(scripted, saved, checkpoint_every=3).run(0)
     assert saved == []

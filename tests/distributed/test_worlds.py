@@ -12,6 +12,8 @@ import torch.distributed as dist
 
 from tests.worlds import run_command, run_ranks
 
+SLEEP = ["sleep", "987.6"]
+
 
 def rank_and_sum(value: float) -> tuple[int, int, float, int]:
     total = torch.tensor(value * (dist.get_rank() + 1))
@@ -58,7 +60,10 @@ def test_all_ranks_are_killed_when_time_runs_out(tmp_path: Path) -> None:
         run_ranks(hang, 2, str(tmp_path), timeout=12)
     started = [int(path.name) for path in tmp_path.iterdir()]
     assert len(started) == 2
-    assert not any(psutil.pid_exists(pid) for pid in started)
+    alive = [psutil.Process(pid) for pid in started if psutil.pid_exists(pid)]
+    assert not [
+        each for each in psutil.wait_procs(alive, timeout=10)[1] if each.status() != psutil.STATUS_ZOMBIE
+    ]
 
 
 def test_a_command_gives_code_output_and_errors_apart() -> None:
@@ -68,10 +73,11 @@ def test_a_command_gives_code_output_and_errors_apart() -> None:
 
 
 def test_a_late_command_is_killed_with_its_descendants(tmp_path: Path) -> None:
-    child = "import subprocess as s; s.Popen(['sleep', '987.6'], start_new_session=True); s.run(['sleep', '987.6'])"
+    child = f"import subprocess as s; s.Popen({SLEEP}, start_new_session=True); s.run({SLEEP})"
     started = time.monotonic()
     with pytest.raises(AssertionError, match="ran past 2"):
         run_command([sys.executable, "-c", child], cwd=tmp_path, timeout=2)
     assert time.monotonic() - started < 60
-    left = [each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"] == ["sleep", "987.6"]]
-    assert not left
+    sleepers = [each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"] == SLEEP]
+    _, alive = psutil.wait_procs(sleepers, timeout=10)  # a killed process may still be waiting to be reaped
+    assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]

@@ -73,10 +73,10 @@ def _write_configs(folder: Path) -> None:
     BertForPreTraining(BertConfig(vocab_size=VOCAB_SIZE + 1, **sizes)).save_pretrained(folder / "pretrained")
     texts = {
         "typo.toml": "[train]\nstep = 10\n",
-        "type.toml": '[train]\nsteps = "ten"\n',
-        "steps-3.toml": "[train]\nsteps = 3\n",
+        "type.toml": '[optimizer]\nlr = "high"\n',
+        "lr.toml": "[optimizer]\nlr = 0.5\n",
         "broken.toml": "[train\n",
-        "steps-9.json": '{"scheduler": {"type": "WarmupDecayLR", "params": {"total_num_steps": 9}}}',
+        "lr.json": '{"optimizer": {"type": "Lamb", "params": {"lr": 0.25}}}',
         "typo.json": '{"zero_optimzation": {"stage": 2}}',
         "fp16.json": '{"fp16": {"enabled": true}}',
         "list.json": "[]",
@@ -125,11 +125,11 @@ TYPED: Mapping[str, Case] = {
     "unknown key in a recipe": Case(
         ("--recipe", "typo.toml"), 2, ('typo.toml: unknown key "train.step"; did you mean "train.steps"?',)
     ),
-    "wrong type in a recipe": Case(("--recipe", "type.toml"), 2, ("type.toml", '"train.steps"', "'ten'")),
+    "wrong type in a recipe": Case(("--recipe", "type.toml"), 2, ("type.toml", '"optimizer.lr"', "'high'")),
     "recipe against ds_config": Case(
-        ("--recipe", "steps-3.toml", "--ds_config", "steps-9.json"),
+        ("--recipe", "lr.toml", "--ds_config", "lr.json"),
         2,
-        ("train.steps is 3 in steps-3.toml but 9 in ds_config steps-9.json", "total_num_steps"),
+        ("optimizer.lr is 0.5 in lr.toml but 0.25 in ds_config lr.json", "optimizer.params.lr"),
     ),
     "ds_config is no JSON": Case(
         ("--ds_config", "broken.json"), 2, ("ds_config broken.json is no JSON", "column")

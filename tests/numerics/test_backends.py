@@ -15,7 +15,7 @@ from pretrain.build import row_stream
 from pretrain.data.loader import Loader
 from pretrain.data.order import Cursor
 from pretrain.data.store import TokenStore
-from pretrain.sharding import ShardLayout
+from pretrain.sharding import ShardLayout, Slice
 from tests.numerics import courses
 from tests.numerics.courses import Cell, Course, Deviation, deviation, relative
 from tests.tiny_store import write_tiny_store
@@ -130,7 +130,8 @@ class PlainLamb(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        pieces, slices = [], []
+        pieces: list[Tensor] = []
+        slices: list[Slice] = []
         for shard in self.layout.shards:
             assert shard.tensor.grad is not None
             pieces += shard.views(shard.tensor.grad)

@@ -94,8 +94,8 @@ def test_without_moments_it_does_not(folder: Path, backend: str, engine: str) ->
         assert ours["loss"] != theirs["loss"]
     losses = [[record["loss"] for record in each[HALF + 1 :]] for each in (whole, stripped)]
     assert relative(*losses) > 1e-3
-    (_, ours), (_, theirs) = newest(folder / f"{name}-stripped"), newest(folder / name)
-    assert [file.sha256 for file in ours.files] != [file.sha256 for file in theirs.files]
+    (_, after), (_, before) = newest(folder / f"{name}-stripped"), newest(folder / name)
+    assert [file.sha256 for file in after.files] != [file.sha256 for file in before.files]
 
 
 def test_dropout_was_on(folder: Path) -> None:
