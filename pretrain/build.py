@@ -20,7 +20,6 @@ from pretrain.data.options import SamplingOptions
 from pretrain.data.order import Cursor
 from pretrain.data.store import TokenStore
 from pretrain.data.stream import RowStream
-from pretrain.errors import UsageError
 from pretrain.evaluate import Evaluator, unigram_entropy
 from pretrain.model import ModelOptions, PretrainingModel, build_model
 from pretrain.optim import AdamWOptions, LambOptions, Schedule, ShardedOptimizer
@@ -102,18 +101,11 @@ def build_backend(
 def optimizer_rule(recipe: Recipe) -> LambOptions | AdamWOptions:
     """The update rule with its hyper-parameters; what the recipe leaves open is the variant's."""
     section = recipe.optimizer
-    said: dict[str, Any] = {
-        name: getattr(section, name)
-        for name in ("bias_correction", "min_trust", "max_trust")
-        if getattr(section, name) is not None
-    }
+    names = ("bias_correction", "min_trust", "max_trust") if section.name == "lamb" else ("bias_correction",)
+    said: dict[str, Any] = {name: value for name in names if (value := getattr(section, name)) is not None}
     if section.name == "lamb":
         lamb = LambOptions.variant(section.variant, beta1=section.beta1, beta2=section.beta2, eps=section.eps)
         return replace(lamb, **said)
-    if "min_trust" in said or "max_trust" in said:
-        raise UsageError(
-            "optimizer.min_trust and optimizer.max_trust belong to lamb; adamw has no trust ratio."
-        )
     return replace(AdamWOptions(section.beta1, section.beta2, section.eps), **said)
 
 

@@ -109,21 +109,25 @@ class Run:
             place.rank,
             place.world_size,
         )
-        with loader:
-            loop = Loop(
-                options=self._loop_options(),
-                loader=loader,
-                backend=self.backend,
-                schedule=build.build_schedule(recipe),
-                evaluator=evaluator,
-                save=self.save,
-                step_flops=self._step_flops,
-                writer=writer,
-                terminal=self.terminal,
-                stop=stop,
-            )
-            loop.run(start.step)
-        self._finish(evaluator, writer)
+        loop = Loop(
+            options=self._loop_options(),
+            loader=loader,
+            backend=self.backend,
+            schedule=build.build_schedule(recipe),
+            evaluator=evaluator,
+            save=self.save,
+            step_flops=self._step_flops,
+            writer=writer,
+            terminal=self.terminal,
+            stop=stop,
+        )
+        try:
+            with loader:
+                loop.run(start.step)
+            self._finish(evaluator, writer)
+        finally:
+            if writer is not None:
+                writer.close()
 
     def save(self, step: int, cursor: Cursor) -> Path:
         """A checkpoint after `step` finished steps; `cursor` is the first row of the next one. Collective."""
@@ -195,7 +199,6 @@ class Run:
         newest = checkpoint.find_checkpoint(self.folder.checkpoints)
         if writer is not None and newest is not None:
             checkpoint.export_model(newest, self.store.tokenizer_path, self.folder.model)
-            writer.close()
             self.terminal.say(f"Done: {self.total_steps} steps. Hugging Face model: {self.folder.model}")
 
 

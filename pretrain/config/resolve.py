@@ -21,6 +21,8 @@ from pretrain.errors import UsageError
 
 MAX_AUTO_TOKENS = 8192  # tokens of a micro-batch that `auto` chooses at most
 MAX_CONFIG_BYTES = 1 << 20
+LAMB_KEYS = ("optimizer.variant", "optimizer.min_trust", "optimizer.max_trust")
+_DEFAULT_RECIPE = "default recipe"
 # Each says what the model is: whoever says one of them replaces the others.
 MODEL_SOURCES = frozenset({"model.preset", "model.config", "model.pretrained"})
 
@@ -81,7 +83,7 @@ def resolve(
         if key not in said or said[key].value == "auto":
             said[key] = from_engine
     if recipe_path is None:
-        place = f"default recipe {default_recipe.name}"
+        place = f"{_DEFAULT_RECIPE} {default_recipe.name}"
         defaults = {key: Said(value, place) for key, value in _read_recipe(default_recipe).items()}
         said = _replaced(defaults, said)
     places = {key: each.place for key, each in said.items()}
@@ -89,14 +91,9 @@ def resolve(
         recipe = Recipe.model_validate(_nested({key: each.value for key, each in said.items()}))
     except ValidationError as error:
         raise complaint(error, Recipe, places) from None
-    if (
-        recipe.optimizer.variant != "paper"
-        and recipe.optimizer.name != "lamb"
-        and "optimizer.variant" in said
-    ):
-        raise UsageError(
-            f"{places['optimizer.variant']}: optimizer.variant belongs to lamb, not to {recipe.optimizer.name}."
-        )
+    for key in LAMB_KEYS if recipe.optimizer.name != "lamb" else ():
+        if key in said and not said[key].place.startswith(_DEFAULT_RECIPE):
+            raise UsageError(f"{places[key]}: {key} belongs to lamb, not to {recipe.optimizer.name}.")
     if recipe.warmup_steps > recipe.train.steps:
         raise UsageError(
             f"schedule.warmup is {recipe.warmup_steps} steps but train.steps is {recipe.train.steps}: warm-up must end "
