@@ -6,19 +6,18 @@ same on every rank that holds a piece. A rank that holds nothing of a parameter 
 """
 
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import inf
 from typing import Literal
 
 import torch
 
-from pretrain.optim.moments import Moments, adam_direction, update_moments
-from pretrain.sharding import ShardLayout, Slice
+from pretrain.optim.moments import AdamOptions, LocalSlices, adam_directions
 
 LambVariant = Literal["paper", "nvidia", "deepspeed"]
 
 
 @dataclass(frozen=True)
-class LambOptions:
+class LambOptions(AdamOptions):
     """Hyper-parameters of LAMB.
 
     Variants that were published differ in four points, each its own field:
@@ -29,10 +28,6 @@ class LambOptions:
     - deepspeed (the recipe of DeepSpeed's BERT tutorial): no bias correction; trust ratio in [0.01, 0.3].
     """
 
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-6
-    bias_correction: bool = True
     trust_without_decay: bool = True
     min_trust: float = 0.0
     max_trust: float = inf
@@ -46,31 +41,22 @@ class LambOptions:
             return cls(beta1, beta2, eps, bias_correction=False, min_trust=0.01, max_trust=0.3)
         return cls(beta1, beta2, eps)
 
-    def apply(
-        self,
-        layout: ShardLayout,
-        slices: list[Slice],
-        weights: list[torch.Tensor],
-        gradients: list[torch.Tensor],
-        moments: Moments,
-        decays: list[float],
-        lr: float,
-        step: int,
-    ) -> None:
-        """w <- w - lr * trust * (m_hat / (sqrt(v_hat) + eps) + decay * w); `gradients` serve as scratch space."""
-        correction1 = 1 - self.beta1**step if self.bias_correction else 1.0
-        correction2 = sqrt(1 - self.beta2**step) if self.bias_correction else 1.0
-        update_moments(moments, gradients, self.beta1, self.beta2)
-        updates = adam_direction(moments, gradients, correction1, correction2, self.eps)
-        for weight, update, decay in zip(weights, updates, decays, strict=True):
+    def apply(self, local: LocalSlices, lr: float, step: int) -> None:
+        """w <- w - lr * trust * (m_hat / (sqrt(v_hat) + eps) + decay * w); the gradients are overwritten."""
+        layout, slices = local.layout, local.slices
+        updates = adam_directions(local, self, step)
+        for weight, update, decay in zip(local.weights, updates, local.decays, strict=True):
             if decay:
                 update.add_(weight, alpha=decay)
         squares = torch.stack(
-            [layout.partial_squared_norms(weights, slices), layout.partial_squared_norms(updates, slices)]
+            [
+                layout.partial_squared_norms(local.weights, slices),
+                layout.partial_squared_norms(updates, slices),
+            ]
         )
         weight_norm, update_norm = layout.sum_over_group(squares).sqrt()
         rates = (self.trust_ratios(weight_norm, update_norm) * lr).float()
-        for weight, update, piece, decay in zip(weights, updates, slices, decays, strict=True):
+        for weight, update, piece, decay in zip(local.weights, updates, slices, local.decays, strict=True):
             if decay or self.trust_without_decay:
                 weight.addcmul_(update, rates[piece.parameter], value=-1)
             else:

@@ -14,7 +14,7 @@ import torch
 from pretrain.optim.adamw import AdamWOptions
 from pretrain.optim.decay import decay_of
 from pretrain.optim.lamb import LambOptions
-from pretrain.optim.moments import Moments
+from pretrain.optim.moments import LocalSlices
 from pretrain.sharding import Shard, ShardLayout
 
 
@@ -95,19 +95,16 @@ class ShardedOptimizer(torch.optim.Optimizer):
         if not bool(torch.isfinite(pending.grad_norm)):
             return
         self._clip(gradients, pending.grad_norm)
-        self.rule.apply(
-            self.layout,
-            slices,
-            self._views(shards, [shard.tensor for shard in shards]),
-            gradients,
-            Moments(
-                self._views(shards, [self.state[shard.tensor]["exp_avg"] for shard in shards]),
-                self._views(shards, [self.state[shard.tensor]["exp_avg_sq"] for shard in shards]),
-            ),
-            [decay_of(self.layout.parameters[piece.parameter], self.weight_decay) for piece in slices],
-            pending.lr,
-            self.applied_steps + 1,
+        local = LocalSlices(
+            layout=self.layout,
+            slices=slices,
+            weights=self._views(shards, [shard.tensor for shard in shards]),
+            gradients=gradients,
+            exp_avg=self._views(shards, [self.state[shard.tensor]["exp_avg"] for shard in shards]),
+            exp_avg_sq=self._views(shards, [self.state[shard.tensor]["exp_avg_sq"] for shard in shards]),
+            decays=[decay_of(self.layout.parameters[piece.parameter], self.weight_decay) for piece in slices],
         )
+        self.rule.apply(local, pending.lr, self.applied_steps + 1)
 
     def finish(self) -> tuple[float, bool]:
         """Closes the step: (gradient norm before clipping, whether the update was skipped)."""
