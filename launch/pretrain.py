@@ -5,7 +5,9 @@ Also `torchrun --nproc-per-node 2 launch/pretrain.py --backend fsdp ...` and pla
 
 import argparse
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,12 +19,13 @@ from data_prep.demo import build_demo_store  # noqa: E402
 from pretrain import comm  # noqa: E402
 from pretrain.build import Request  # noqa: E402
 from pretrain.config import resolve  # noqa: E402
-from pretrain.errors import PretrainError, UsageError  # noqa: E402
+from pretrain.errors import PretrainError, StoppedBySignal, UsageError  # noqa: E402
 from pretrain.run import train  # noqa: E402
-from pretrain.signals import StopRequest  # noqa: E402
+from pretrain.signals import STOP_SIGNALS, StopRequest  # noqa: E402
 
 DEFAULT_RECIPE = ROOT / "launch" / "recipes" / "demo.toml"
 DEMO_STORE = Path("runs") / "demo-store"
+FIRST_RANK_SPEAKS_SECONDS = 10.0
 
 
 class Parser(argparse.ArgumentParser):
@@ -87,10 +90,24 @@ def main() -> int:
         )
         comm.stop()
     except PretrainError as error:
-        if rank == 0:
-            print(f"error: {error}", file=sys.stderr)
+        say(error, rank)
         return error.exit_code
     return 0
+
+
+def say(error: PretrainError, rank: int) -> None:
+    """Rank 0 speaks for all. Another rank first lets it: a launcher ends every rank when one has ended.
+
+    Whoever is still there after a while met the error alone and says so.
+    """
+    if rank == 0:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    time.sleep(FIRST_RANK_SPEAKS_SECONDS)
+    if not isinstance(error, StoppedBySignal):
+        print(f"error: rank {rank}: {error}", file=sys.stderr, flush=True)
 
 
 def leave(code: int) -> NoReturn:

@@ -205,7 +205,7 @@ def test_one_endless_line_takes_bounded_memory(tmp_path: Path, name: str) -> Non
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0
-    assert usage.ru_maxrss < 500_000  # KiB, the largest of the main process and its workers
+    assert usage.ru_maxrss < 700_000  # KiB, the largest of the main process and its workers
     report = json.loads((tmp_path / "store" / "report.json").read_text())
     assert report["documents"]["cuts_because_long"] >= 7
     assert report["splits"]["train"]["tokens"] + report["splits"]["heldout"]["tokens"] >= 7 * 200_000
