@@ -76,6 +76,11 @@ def prepare_environment(place: Placement) -> None:
 def device(place: Placement) -> torch.device:
     """The device of this process: its own GPU where there is one, else the CPU."""
     if torch.cuda.is_available():
+        if place.local_rank >= torch.cuda.device_count():
+            raise UsageError(
+                f"Rank {place.rank} has no GPU: this machine has {torch.cuda.device_count()} and "
+                f"{place.local_world_size} ranks were started on it; start one rank for each GPU."
+            )
         torch.cuda.set_device(place.local_rank)
         return torch.device("cuda", place.local_rank)
     return torch.device("cpu")

@@ -40,7 +40,7 @@ def train(request: Request, stop: StopRequest) -> None:
     try:
         run = _prepare(request, folder, terminal)
         start = run.resume()
-        if start.step == run.total_steps and folder.model.exists():
+        if start.step == run.total_steps == folder.finished_steps():
             terminal.say(f"{folder.path} is finished: {start.step} steps, model in {folder.model}.")
             return
         run.train(start, stop)
@@ -72,13 +72,7 @@ class Run:
 
         Raises UsageError or DataError where the run cannot go on from it.
         """
-        newest = checkpoint.find_checkpoint(self.folder.checkpoints)
-        if self.request.resume == "never" and newest is not None:
-            raise UsageError(
-                f"--output {self.folder.path} already holds a run ({newest.name}): choose another folder, or leave "
-                "out --resume never to continue it."
-            )
-        path = newest if self.request.resume in ("auto", "never") else Path(self.request.resume)
+        path = self._checkpoint_to_continue()
         if path is None:
             return self.initial
         place = self.request.place
@@ -86,12 +80,31 @@ class Run:
         checkpoint.check_same_course(path, saved, self.initial, self.total_steps)
         checkpoint.load_checkpoint(path, self.backend.optimizer, place.rank, place.world_size)
         self.backend.refresh_weights()
-        bitwise = checkpoint.is_bitwise(saved, self.initial)
-        how = "bit for bit" if bitwise else "within rounding: the machine, the cut or the versions differ"
+        changes = checkpoint.differences(saved.run_config["recipe"], self.initial.run_config["recipe"])
+        how = "bit for bit" if not changes else "with another recipe"
+        if not checkpoint.is_bitwise(saved, self.initial):
+            how = "within rounding: the machine, the cut or the versions differ"
         self.terminal.say(f"Continuing {path} after step {saved.step}, {how}.")
-        for change in checkpoint.differences(saved.run_config["recipe"], self.initial.run_config["recipe"]):
+        for change in changes:
             self.terminal.say(f"  changed since: {change}")
         return saved
+
+    def _checkpoint_to_continue(self) -> Path | None:
+        """What `--resume` means for this folder; an older checkpoint of it becomes the latest first."""
+        choice, own = self.request.resume, self.folder.checkpoints
+        if choice == "auto":
+            return checkpoint.find_checkpoint(own)
+        if choice == "never" or Path(choice).resolve().parent != own.resolve():
+            if any(own.glob("step-*")):
+                raise UsageError(
+                    f"--output {self.folder.path} already holds a run: choose another folder, or leave out --resume "
+                    f"{choice} to continue it."
+                )
+            return None if choice == "never" else Path(choice)
+        checkpoint.CheckpointManifest.read(Path(choice))
+        # Otherwise a run that is killed before its first save would come back to the steps it has left.
+        _on_first_rank(self.request.place, lambda: checkpoint.point_latest(own, Path(choice).name))
+        return Path(choice)
 
     def train(self, start: RunState, stop: StopRequest) -> None:
         """All remaining steps, the last validation and the export."""
@@ -124,6 +137,10 @@ class Run:
         try:
             with loader:
                 loop.run(start.step)
+            if (
+                start.step == self.total_steps
+            ):  # perhaps it came from another folder, and lies in this one nowhere
+                self.save(start.step, Cursor.from_list(start.cursor))
             self._finish(evaluator, writer)
         finally:
             if writer is not None:
@@ -199,6 +216,7 @@ class Run:
         newest = checkpoint.find_checkpoint(self.folder.checkpoints)
         if writer is not None and newest is not None:
             checkpoint.export_model(newest, self.store.tokenizer_path, self.folder.model)
+            self.folder.mark_finished(self.total_steps)
             self.terminal.say(f"Done: {self.total_steps} steps. Hugging Face model: {self.folder.model}")
 
 

@@ -26,6 +26,7 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
+        self._finished = path / "finished"
         self._lock = path / "run.lock"
 
     def create(self) -> None:
@@ -43,8 +44,8 @@ class RunFolder:
     def lock(self, job: str | None) -> None:
         """Takes the folder for this process.
 
-        A lock is stale, and replaced, if its process on this host is gone or it was left by this very batch
-        job (`job`), which was started again. Raises UsageError if another run holds it.
+        A lock is stale, and replaced, if its process on this host is gone, or if this very batch job (`job`)
+        left it on another host, where it ran before it was started again. Raises UsageError if another run holds it.
         """
         mine = {"host": socket.gethostname(), "pid": os.getpid(), "job": job}
         for _ in range(2):
@@ -66,6 +67,19 @@ class RunFolder:
         """Gives the folder back."""
         self._lock.unlink(missing_ok=True)
 
+    def mark_finished(self, steps: int) -> None:
+        """Says that model/ is whole and of this many steps."""
+        partial = self._finished.with_suffix(".partial")
+        partial.write_text(f"{steps}\n", encoding="utf-8")
+        partial.replace(self._finished)
+
+    def finished_steps(self) -> int | None:
+        """The steps that model/ was trained for; None where it is not there."""
+        if not self.model.is_dir() or not self._finished.is_file():
+            return None
+        text = self._finished.read_text(encoding="utf-8").strip()
+        return int(text) if text.isdigit() else None
+
     def write_config(self, content: Mapping[str, Any]) -> None:
         """Writes config.json whole or not at all."""
         partial = self.config.with_suffix(".partial")
@@ -82,10 +96,8 @@ def _read_lock(path: Path) -> dict[str, Any]:
 
 
 def _is_stale(holder: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
-    if mine["job"] is not None and holder.get("job") == mine["job"]:
-        return True
     if holder.get("host") != mine["host"]:
-        return False
+        return mine["job"] is not None and holder.get("job") == mine["job"]
     pid = holder.get("pid")
     if not isinstance(pid, int) or pid == mine["pid"]:
         return True

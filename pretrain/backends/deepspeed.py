@@ -1,6 +1,7 @@
 """DeepSpeed, ZeRO stages 0 to 3, driven so that gradients are sums and our optimizer sees its shards."""
 
 import logging
+from math import nan
 from typing import Any
 
 import deepspeed
@@ -57,6 +58,10 @@ class DeepSpeedBackend:
     def step(self, lr: float) -> StepResult:
         self._optimizer.begin(lr, self._norm_before_sub_groups())
         self._engine.step()
+        if getattr(self._engine.optimizer, "overflow", False):
+            # ZeRO finds a gradient that is not finite by itself, on all ranks, and never asks our optimizer.
+            self._optimizer.abandon()
+            return StepResult(nan, skipped=True, loss_scale=1.0)
         return StepResult(*self._optimizer.finish(), loss_scale=1.0)
 
     def score(self, batch: ModelInput) -> tuple[torch.Tensor, ...]:

@@ -11,7 +11,7 @@ from pretrain.checkpoint.course import check_same_course, differences, is_bitwis
 from pretrain.checkpoint.export import export_model
 from pretrain.checkpoint.load import find_checkpoint, load_checkpoint, verify_checkpoint
 from pretrain.checkpoint.manifest import CheckpointManifest, RunState
-from pretrain.checkpoint.save import save_checkpoint
+from pretrain.checkpoint.save import point_latest, save_checkpoint
 
 __all__ = [
     "CheckpointManifest",
@@ -22,6 +22,7 @@ __all__ = [
     "find_checkpoint",
     "is_bitwise",
     "load_checkpoint",
+    "point_latest",
     "save_checkpoint",
     "verify_checkpoint",
 ]

@@ -12,7 +12,7 @@ def check_same_course(folder: Path, saved: RunState, now: RunState, total_steps:
     if saved.store_fingerprint != now.store_fingerprint:
         raise DataError(
             f"{folder} was trained on another token store (fingerprint {saved.store_fingerprint[:12]}, this one has "
-            f"{now.store_fingerprint[:12]}): give that store by --data, or start anew by --resume never."
+            f"{now.store_fingerprint[:12]}): give that store by --data, or start anew with another --output."
         )
     for name, before, after in (
         ("seed", saved.seed, now.seed),

@@ -40,6 +40,9 @@ def find_checkpoint(checkpoints: Path) -> Path | None:
             return None
         # A kill between the folder's name and `latest`, in a first save; the folder is whole by then.
         return saved[-1] if len(saved) == 1 else _ambiguous(latest, saved)
+    replaced = checkpoints / f".{name}.replaced"
+    if checkpoints / name not in saved and replaced.is_dir():
+        return replaced  # killed while this very step was saved again
     if checkpoints / name not in saved:
         raise DataError(f"{latest} names {name!r}, which is not there; name a checkpoint by --resume PATH.")
     return checkpoints / name

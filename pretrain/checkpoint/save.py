@@ -2,7 +2,8 @@
 
 1. ranks of replica 0 write and fsync their file in a hidden folder, and hash what lies there;
 2. rank 0 gathers names, sizes and checksums, writes the manifest and fsyncs;
-3. the folder gets its name, then `latest` names it; older checkpoints beyond `keep` go.
+3. the folder gets its name, then `latest` names it; older checkpoints beyond `keep` go. A step that is saved again
+   is kept under a hidden name meanwhile, where loading finds it.
 
 Killed anywhere, the previous checkpoint is still whole and still the latest.
 """
@@ -11,6 +12,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -49,7 +51,7 @@ def save_checkpoint(
     if optimizer.layout.replica == 0:
         try:
             saved = _write_slices(partial, optimizer, rank)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             problem = f"rank {rank}: {error}"
     files = comm.all_gather_objects(None if saved is None else saved.model_dump())
     _raise_any(problem, final)
@@ -60,10 +62,18 @@ def save_checkpoint(
             files=[SavedFile.model_validate(file) for file in files if file is not None],
             state=state,
         )
-        manifest.check_complete(partial)
         problem = _attempt(lambda: _commit(partial, final, manifest, keep))
     _raise_any(problem, final)
     return final
+
+
+def point_latest(checkpoints: Path, name: str) -> None:
+    """Makes `latest` name this checkpoint, atomically and on disk."""
+    hidden = checkpoints / f".{LATEST_NAME}.partial"
+    hidden.write_text(name + "\n", encoding="utf-8")
+    sync(hidden)
+    hidden.replace(checkpoints / LATEST_NAME)
+    sync(checkpoints)
 
 
 def local_tensors(optimizer: ShardedOptimizer) -> dict[str, list[Tensor]]:
@@ -102,6 +112,7 @@ def _write_slices(partial: Path, optimizer: ShardedOptimizer, rank: int) -> Save
 
 
 def _commit(partial: Path, final: Path, manifest: CheckpointManifest, keep: int) -> None:
+    manifest.check_complete(partial)
     path = partial / MANIFEST_NAME
     path.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     sync(path)
@@ -112,12 +123,7 @@ def _commit(partial: Path, final: Path, manifest: CheckpointManifest, keep: int)
         final.rename(replaced)
     partial.rename(final)
     sync(final.parent)
-    latest = final.parent / LATEST_NAME
-    hidden = final.parent / f".{LATEST_NAME}.partial"
-    hidden.write_text(final.name + "\n", encoding="utf-8")
-    sync(hidden)
-    hidden.replace(latest)
-    sync(final.parent)
+    point_latest(final.parent, final.name)
     shutil.rmtree(replaced, ignore_errors=True)
     older = sorted(path for path in final.parent.glob("step-*") if path.name < final.name)
     for path in older[: max(0, len(older) + 1 - keep)]:
@@ -125,10 +131,10 @@ def _commit(partial: Path, final: Path, manifest: CheckpointManifest, keep: int)
 
 
 def _attempt(action: Callable[[], None]) -> str | None:
-    """The sentence of an OSError, so that it can be told to the other ranks instead of leaving them waiting."""
+    """The sentence of an error, so that it can be told to the other ranks instead of leaving them waiting."""
     try:
         action()
-    except OSError as error:
+    except (OSError, PretrainError) as error:
         return f"rank 0: {error}"
     return None
 

@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -27,7 +29,7 @@ class MetricsWriter:
 
     def step(self, record: StepRecord) -> None:
         """One optimizer step."""
-        self._metrics.write(json.dumps(asdict(record)) + "\n")
+        self._metrics.write(_line(asdict(record)))
         if record.step % self._log_every == 0:
             for name in (
                 "loss",
@@ -46,7 +48,7 @@ class MetricsWriter:
     def evaluation(self, record: EvalRecord) -> None:
         """One validation."""
         content = asdict(record)
-        self._evaluations.write(json.dumps(content) + "\n")
+        self._evaluations.write(_line(content))
         for name, value in content.items():
             if name != "step" and value is not None:
                 self._board.add_scalar(f"heldout/{name}", value, record.step)
@@ -58,12 +60,21 @@ class MetricsWriter:
         self._board.close()
 
 
+def _line(content: dict[str, Any]) -> str:
+    """One JSON object; what is not finite has no place in JSON and becomes null."""
+    finite = {
+        key: None if isinstance(value, float) and not isfinite(value) else value
+        for key, value in content.items()
+    }
+    return json.dumps(finite, allow_nan=False) + "\n"
+
+
 def _keep_lines(path: Path, finished_steps: int) -> None:
     """Drops lines of steps after `finished_steps`, and a last line that a kill cut short."""
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             step = json.loads(line)["step"]
         except (ValueError, KeyError, TypeError):

@@ -106,6 +106,10 @@ class ShardedOptimizer(torch.optim.Optimizer):
         )
         self.rule.apply(local, pending.lr, self.applied_steps + 1)
 
+    def abandon(self) -> None:
+        """Closes a step that the engine itself declined; nothing was updated."""
+        self._pending = None
+
     def finish(self) -> tuple[float, bool]:
         """Closes the step: (gradient norm before clipping, whether the update was skipped)."""
         pending, self._pending = self._pending, None

@@ -53,7 +53,8 @@ def error_of(stderr: str) -> str:
     """The one sentence for the user; nothing of ours says more. (torchrun adds a traceback of its own.)"""
     errors = [line for line in stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, stderr
-    assert f'File "{ROOT}' not in stderr, stderr
+    for ours in ("launch", "pretrain", "data_prep"):  # the environment may lie in the repository too
+        assert f'File "{ROOT / ours}' not in stderr, stderr
     return errors[0]
 
 

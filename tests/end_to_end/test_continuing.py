@@ -1,0 +1,76 @@
+"""Runs that diverge, are taken up from an older step, or died between their last step and their model."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.runs import contents, error_of, pretrain, steps_of, write_model
+from tests.tiny_store import write_tiny_store
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> tuple[str, ...]:
+    """A tiny run of two rows a step; `train.steps` is left to the test."""
+    write_tiny_store(tmp_path / "store", 60)
+    model = write_model(tmp_path / "tiny.json")
+    shape = ("data.seq_len=32", "train.global_batch=2", "eval.rows=2", "log.every=1")
+    return ("--data", "store", "--output", "run", f"model.config={model}", *shape)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_run_that_diverges_says_so(tmp_path: Path, options: tuple[str, ...], stage: int) -> None:
+    """ZeRO declines such a step by itself, stage 0 leaves it to our optimizer: one sentence all the same."""
+    (tmp_path / "ds.json").write_text(json.dumps({"zero_optimization": {"stage": stage}}))
+    result = pretrain(
+        *options,
+        "--ds_config",
+        "ds.json",
+        "train.steps=4",
+        "optimizer.lr=1e38",
+        "schedule.warmup=0",
+        cwd=tmp_path,
+    )
+    assert result.returncode == 1
+    assert "The gradient norm of step" in error_of(result.stderr)
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["skipped"] and last["grad_norm"] is None
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_an_older_step_becomes_the_latest_and_a_missing_export_is_made_up_for(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    run = tmp_path / "run"
+    often = (*options, "--backend", "fsdp", "train.steps=4", "checkpoint.every=1", "checkpoint.keep=9")
+    assert pretrain(*often, cwd=tmp_path).returncode == 0
+    model = contents(run / "model")
+
+    older = ("--resume", str(run / "checkpoints" / "step-00000002"))
+    stopped = pretrain(*often, *older, "train.stop_at_step=3", "optimizer.lr=0.002", cwd=tmp_path)
+    assert stopped.returncode == 75
+    again = pretrain(*often, "optimizer.lr=0.002", cwd=tmp_path)
+    assert again.returncode == 0
+    assert "step-00000003 after step 3" in again.stdout
+    assert steps_of(run) == [1, 2, 3, 4]
+    assert contents(run / "model") != model
+
+    # Died after the last checkpoint: model/ is of the earlier end.
+    newest = contents(run / "model")
+    (run / "finished").write_text("2\n")
+    (run / "model" / "model.safetensors").write_bytes(b"of an earlier end")
+    assert pretrain(*often, "optimizer.lr=0.002", cwd=tmp_path).returncode == 0
+    assert contents(run / "model") == newest
+
+
+def test_another_runs_checkpoint_needs_an_empty_folder_and_is_kept(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    often = (*options, "--backend", "fsdp", "train.steps=2")
+    assert pretrain(*often, cwd=tmp_path).returncode == 0
+    elsewhere = ("--output", "other", "--resume", "run/checkpoints/step-00000002")
+    assert pretrain(*often, *elsewhere, cwd=tmp_path).returncode == 0
+    assert contents(tmp_path / "other" / "model") == contents(tmp_path / "run" / "model")
+    refused = pretrain(*often, *elsewhere, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "already holds a run" in error_of(refused.stderr)
