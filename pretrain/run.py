@@ -26,6 +26,9 @@ from pretrain.model.flops import TrainingFlops
 from pretrain.run_folder import RunFolder
 from pretrain.signals import StopRequest
 
+# Parts of a recipe that change when things are written, and no result.
+NOT_OF_THE_COURSE = ("train.stop_at_step", "eval.", "checkpoint.", "log.")
+
 
 def train(request: Request, stop: StopRequest) -> None:
     """Runs a training from start or checkpoint to its end; collective.
@@ -81,7 +84,8 @@ class Run:
         checkpoint.load_checkpoint(path, self.backend.optimizer, place.rank, place.world_size)
         self.backend.refresh_weights()
         changes = checkpoint.differences(saved.run_config["recipe"], self.initial.run_config["recipe"])
-        how = "bit for bit" if not changes else "with another recipe"
+        same_course = all(change.startswith(NOT_OF_THE_COURSE) for change in changes)
+        how = "bit for bit" if same_course else "with another recipe"
         if not checkpoint.is_bitwise(saved, self.initial):
             how = "within rounding: the machine, the cut or the versions differ"
         self.terminal.say(f"Continuing {path} after step {saved.step}, {how}.")
@@ -95,10 +99,11 @@ class Run:
         if choice == "auto":
             return checkpoint.find_checkpoint(own)
         if choice == "never" or Path(choice).resolve().parent != own.resolve():
-            if any(own.glob("step-*")):
+            newest = max((path.name for path in own.glob("step-*")), default=None)
+            if newest is not None:
                 raise UsageError(
-                    f"--output {self.folder.path} already holds a run: choose another folder, or leave out --resume "
-                    f"{choice} to continue it."
+                    f"--output {self.folder.path} already holds a run ({newest}): choose another folder, or "
+                    f"leave out --resume {choice} to continue it."
                 )
             return None if choice == "never" else Path(choice)
         checkpoint.CheckpointManifest.read(Path(choice))
