@@ -142,9 +142,8 @@ class Run:
         try:
             with loader:
                 loop.run(start.step)
-            if (
-                start.step == self.total_steps
-            ):  # perhaps it came from another folder, and lies in this one nowhere
+            if start.step == self.total_steps:
+                # The checkpoint may be another folder's; the export reads this one's.
                 self.save(start.step, Cursor.from_list(start.cursor))
             self._finish(evaluator, writer)
         finally:
