@@ -13,7 +13,7 @@ The way of the data:
 The folder:
 
     manifest.json          written last: a folder without it is not a store
-    report.json            what was kept and dropped and why, options, times; not part of the fingerprint
+    report.json            what was kept and dropped and why, options, input; not part of the fingerprint
     tokenizer/             a Hugging Face tokenizer folder
     train-00000.tokens     uint16 or uint32 token ids, sentences one after another, no special tokens
     train-00000.sentences  uint32, tokens of each sentence (never 0)
@@ -25,6 +25,7 @@ The folder:
 All numbers are little-endian. Nothing here imports torch or transformers.
 """
 
+from pretrain.data.store.files import write_atomically
 from pretrain.data.store.manifest import (
     FORMAT,
     MANIFEST_NAME,
@@ -38,9 +39,11 @@ from pretrain.data.store.manifest import (
     SpecialIds,
     SplitEntry,
 )
+from pretrain.data.store.parts import merge_parts
 from pretrain.data.store.reader import Block, StoreSplit, TokenStore
+from pretrain.data.store.shard_writer import Documents
 from pretrain.data.store.verify import verified_bytes, verify_store
-from pretrain.data.store.writer import Documents, ShardWriter, StoreLayout, StoreWriter, partial_path
+from pretrain.data.store.writer import StoreLayout, StoreWriter, WriterState, partial_path
 
 __all__ = [
     "FORMAT",
@@ -54,14 +57,16 @@ __all__ = [
     "FileEntry",
     "Manifest",
     "ShardEntry",
-    "ShardWriter",
     "SpecialIds",
     "SplitEntry",
     "StoreLayout",
     "StoreSplit",
     "StoreWriter",
     "TokenStore",
+    "WriterState",
+    "merge_parts",
     "partial_path",
     "verified_bytes",
     "verify_store",
+    "write_atomically",
 ]

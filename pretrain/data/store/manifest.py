@@ -1,22 +1,27 @@
 """The manifest: what a token store holds, file by file.
 
-It carries no time, no absolute path and no worker count, so the same input and options give the same bytes,
-and their sha256 is the store's fingerprint.
+It carries no time, no absolute path and no worker count, so the same input and options give the same bytes. Since
+version 2 it ends with a checksum of itself and lists report.json; version 1 is still read. The format to the byte is
+in FORMAT.md.
 """
 
+import hashlib
 import json
-import os
+import re
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import Literal, Self
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import from_json
 
+from pretrain.data.store.files import name_problem, read_bounded, write_atomically
 from pretrain.errors import DataError, UsageError
 
 FORMAT = "pretrain-token-store"
-VERSION = 1
+VERSION = 2
+OLDEST_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 REPORT_NAME = "report.json"
 TOKENIZER_FOLDER = "tokenizer"
@@ -26,6 +31,11 @@ BLOCK_COLUMNS = 3
 LENGTH_DTYPE = np.dtype("<u4")
 BLOCK_DTYPE = np.dtype("<u8")
 WORD_DTYPE = np.dtype(np.uint8)
+
+# Some 250,000 shards; a larger one is nobody's manifest.
+MAX_MANIFEST_BYTES = 1 << 28
+_OWN_CHECKSUM = re.compile(rb',\n "manifest_sha256": "([0-9a-f]{64})"\n}\n\Z')
+_MAX_COUNT = (1 << 63) - 1
 
 
 class _Frozen(BaseModel):
@@ -43,19 +53,18 @@ class SpecialIds(_Frozen):
 
 
 class FileEntry(_Frozen):
-    bytes: int = Field(ge=0)
+    bytes: int = Field(ge=0, le=_MAX_COUNT)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class _Counts(_Frozen):
-    tokens: int = Field(ge=0)
-    sentences: int = Field(ge=0)
-    documents: int = Field(ge=0)
-    blocks: int = Field(ge=0)
+class ShardEntry(_Frozen):
+    """A shard is begun by its first document, so no count is 0."""
 
-
-class ShardEntry(_Counts):
     name: str
+    tokens: int = Field(ge=1, le=_MAX_COUNT)
+    sentences: int = Field(ge=1, le=_MAX_COUNT)
+    documents: int = Field(ge=1, le=_MAX_COUNT)
+    blocks: int = Field(ge=1, le=_MAX_COUNT)
 
     def expected_bytes(self, token_dtype: np.dtype) -> dict[str, int]:
         """Size in bytes of each of the shard's files, by name."""
@@ -68,8 +77,23 @@ class ShardEntry(_Counts):
         }
 
 
-class SplitEntry(_Counts):
+class SplitEntry(_Frozen):
+    tokens: int = Field(ge=0, le=_MAX_COUNT)
+    sentences: int = Field(ge=0, le=_MAX_COUNT)
+    documents: int = Field(ge=0, le=_MAX_COUNT)
+    blocks: int = Field(ge=0, le=_MAX_COUNT)
     shards: tuple[ShardEntry, ...] = Field(strict=False)
+
+    @classmethod
+    def of(cls, shards: tuple[ShardEntry, ...]) -> Self:
+        """The split of these shards, in this order."""
+        return cls(
+            tokens=sum(shard.tokens for shard in shards),
+            sentences=sum(shard.sentences for shard in shards),
+            documents=sum(shard.documents for shard in shards),
+            blocks=sum(shard.blocks for shard in shards),
+            shards=shards,
+        )
 
     @model_validator(mode="after")
     def _sums_agree(self) -> Self:
@@ -81,16 +105,16 @@ class SplitEntry(_Counts):
 
 
 class Manifest(_Frozen):
-    """The whole of manifest.json; `from_file` is the only way from disk."""
+    """The whole of manifest.json but its own checksum; `from_file` is the only way from disk."""
 
     format: Literal["pretrain-token-store"] = "pretrain-token-store"
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
     token_dtype: Literal["uint16", "uint32"]
-    vocab_size: int = Field(gt=0)
+    vocab_size: int = Field(gt=0, le=1 << 26)
     special_ids: SpecialIds
     all_special_ids: tuple[int, ...] = Field(strict=False)
     tokenizer_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    block_tokens: int = Field(gt=0)
+    block_tokens: int = Field(gt=0, le=_MAX_COUNT)
     splits: dict[str, SplitEntry]
     files: dict[str, FileEntry]
 
@@ -98,16 +122,31 @@ class Manifest(_Frozen):
     @classmethod
     def _names_stay_inside(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
         for name in files:
-            path = PurePosixPath(name)
-            if not name or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
-                raise ValueError(f"file name {name!r} leaves the store")
+            problem = name_problem(name)
+            if problem is not None:
+                raise ValueError(problem)
         return files
+
+    @model_validator(mode="after")
+    def _ids_agree(self) -> Self:
+        for token_id in (*self.special_ids.model_dump().values(), *self.all_special_ids):
+            if not 0 <= token_id < self.vocab_size:
+                raise ValueError(f"special id {token_id} is beyond the vocabulary of {self.vocab_size}")
+        return self
 
     @model_validator(mode="after")
     def _files_agree(self) -> Self:
         if set(self.splits) != set(SPLITS):
             raise ValueError(f"splits are {sorted(self.splits)}, expected {sorted(SPLITS)}")
+        needed = [f"{TOKENIZER_FOLDER}/tokenizer.json", *([REPORT_NAME] if self.version > 1 else [])]
+        for name in needed:
+            if name not in self.files:
+                raise ValueError(f"file {name} is not listed")
+        names = set()
         for _, shard in self.shards():
+            if shard.name in names:
+                raise ValueError(f"shard {shard.name} is listed twice")
+            names.add(shard.name)
             for name, size in shard.expected_bytes(self.dtype).items():
                 if name not in self.files:
                     raise ValueError(f"file {name} is not listed")
@@ -128,22 +167,11 @@ class Manifest(_Frozen):
 
     @classmethod
     def from_bytes(cls, content: bytes, path: Path) -> "Manifest":
-        """Parse and check; raises DataError naming `path`."""
+        """Parse and check, its own checksum too; raises DataError naming `path`."""
         try:
-            raw = json.loads(content)
-        except ValueError as error:
-            raise DataError(f"{path} is not valid JSON ({error}); build the store again.") from None
-        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-            raise DataError(f"{path} is not the manifest of a token store (its format is not {FORMAT!r}).")
-        if raw.get("version") != VERSION:
-            raise DataError(
-                f"{path} is a token store of version {raw.get('version')!r}, this program reads version "
-                f"{VERSION}; build the store again, or use the release of this program that wrote it."
-            )
-        try:
-            return cls.model_validate(raw)
+            return cls.model_validate(_parsed(content, path))
         except ValidationError as error:
-            first = error.errors()[0]
+            first = error.errors(include_input=False, include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "the manifest"
             raise DataError(f"{path}: {where}: {first['msg']}; build the store again.") from None
 
@@ -152,16 +180,80 @@ class Manifest(_Frozen):
         """Read manifest.json; a missing one is a DataError because its folder is then not a store."""
         return cls.from_bytes(read_manifest_bytes(path), path)
 
+    def as_bytes(self) -> bytes:
+        """The content of manifest.json."""
+        body = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True).encode()
+        body = body.removesuffix(b"\n}")
+        digest = own_checksum(body + b',\n "manifest_sha256": ""\n}\n')
+        return body + b',\n "manifest_sha256": "' + digest + b'"\n}\n'
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the text: two stores that train alike have the same one, wherever they were built.
+
+        The sha256 of the manifest without its own checksum, reports (which name the input) and the manifests of
+        parts (which cover a report); of a version 1 store, of manifest.json as it is.
+        """
+        described = self.model_dump(mode="json")
+        told_apart = (REPORT_NAME, MANIFEST_NAME)
+        described["files"] = {
+            name: entry
+            for name, entry in described["files"].items()
+            if name.rpartition("/")[2] not in told_apart
+        }
+        return hashlib.sha256((json.dumps(described, indent=1, sort_keys=True) + "\n").encode()).hexdigest()
+
     def write(self, path: Path) -> None:
         """Write atomically: a reader sees the whole manifest or none."""
-        content = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
-        write_atomically(path, content.encode())
+        write_atomically(path, self.as_bytes())
+
+
+def entry_of(content: bytes) -> FileEntry:
+    """The entry of a file with this content."""
+    return FileEntry(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def own_checksum(without_digits: bytes) -> bytes:
+    """What stands as manifest_sha256: the sha256, in hex, of all of the file's bytes but these 64 digits."""
+    return hashlib.sha256(without_digits).hexdigest().encode()
+
+
+def _parsed(content: bytes, path: Path) -> dict[str, Any]:
+    """The manifest's keys; raises DataError where it is no manifest, of another version, or has changed."""
+    try:
+        raw = from_json(content, allow_inf_nan=False)
+    except ValueError as error:  # nesting too deep is one, too
+        raise DataError(f"{path} is not valid JSON ({error}); copy or build the store again.") from None
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        raise DataError(f"{path} is not the manifest of a token store (its format is not {FORMAT!r}).")
+    version = raw.get("version")
+    if type(version) is not int or not OLDEST_VERSION <= version <= VERSION:
+        raise DataError(
+            f"{path} is a token store of version {_shown(version)}, this program reads versions "
+            f"{OLDEST_VERSION} to {VERSION}; build the store again, or use the release of this program that "
+            "wrote it."
+        )
+    if version == 1:
+        return raw
+    found = _OWN_CHECKSUM.search(content, max(0, len(content) - 100))
+    if found is None or found[1] != own_checksum(content[: found.start(1)] + content[found.end(1) :]):
+        raise DataError(
+            f"{path} has changed since it was written: its own checksum does not agree; copy or build the "
+            "store again."
+        )
+    del raw["manifest_sha256"]
+    return raw
+
+
+def _shown(value: Any) -> str:
+    """A number as it is; whatever else stands there may be long."""
+    return str(value) if type(value) is int and abs(value) <= _MAX_COUNT else f"<{type(value).__name__}>"
 
 
 def read_manifest_bytes(path: Path) -> bytes:
     """Content of manifest.json; a missing folder is a UsageError, a missing manifest a DataError."""
     try:
-        return path.read_bytes()
+        return read_bounded(path, MAX_MANIFEST_BYTES)
     except FileNotFoundError:
         if not path.parent.exists():
             raise UsageError(f"There is no token store at {path.parent}; check the path.") from None
@@ -173,23 +265,3 @@ def read_manifest_bytes(path: Path) -> bytes:
         raise UsageError(f"{path.parent} is not a folder; give the folder of a token store.") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Temporary file, fsync, rename, fsync of the folder."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    fsync_folder(path.parent)
-
-
-def fsync_folder(path: Path) -> None:
-    """Make renames and new names in a folder durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

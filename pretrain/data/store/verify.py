@@ -3,25 +3,26 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from pretrain.data.store.files import chunks_of, file_problems, read_items
 from pretrain.data.store.manifest import (
     BLOCK_COLUMNS,
     BLOCK_DTYPE,
     LENGTH_DTYPE,
     MANIFEST_NAME,
+    REPORT_NAME,
     TOKENIZER_FOLDER,
     WORD_DTYPE,
     FileEntry,
     Manifest,
     ShardEntry,
 )
-from pretrain.data.store.reader import size_problem
 from pretrain.errors import DataError
 
-_CHUNK_BYTES = 1 << 24
+_CHUNK_TOKENS = 1 << 22
 
 OnProgress = Callable[[int], None]
 
@@ -31,20 +32,16 @@ def verify_store(
 ) -> list[str]:
     """Problems found, each a sentence naming the file; an empty list means the store is whole.
 
-    Quick: manifest, sizes, the tokenizer's checksums, block tables. Full: every checksum, length and id.
-    `on_progress` is told bytes as they are done; they add up to `verified_bytes`. A missing folder is a
-    UsageError.
+    Quick: manifest, kinds and sizes of all files, checksums of report and tokenizer, block tables. Full: every
+    checksum, length and id. `on_progress` is told bytes as they are done; they add up to `verified_bytes`. A
+    missing folder is a UsageError.
     """
     folder = Path(path)
     try:
         manifest = Manifest.from_file(folder / MANIFEST_NAME)
     except DataError as error:
         return [str(error)]
-    problems = [
-        problem
-        for name, entry in manifest.files.items()
-        if (problem := size_problem(folder, name, entry)) is not None
-    ]
+    problems = list(file_problems(folder, manifest.files))
     if problems:
         return problems
     report = on_progress or (lambda _: None)
@@ -67,16 +64,21 @@ def verified_bytes(manifest: Manifest, *, full: bool) -> int:
 
 
 def _is_small(name: str) -> bool:
-    return name.startswith(f"{TOKENIZER_FOLDER}/") or name.endswith(".blocks")
+    """Of a store in parts, the parts' own manifests, reports and tokenizers, too."""
+    path = PurePosixPath(name)
+    return (
+        path.name in (MANIFEST_NAME, REPORT_NAME)
+        or path.suffix == ".blocks"
+        or TOKENIZER_FOLDER in path.parts[:-1]
+    )
 
 
 def _checksum_problem(folder: Path, name: str, entry: FileEntry, report: OnProgress) -> str | None:
     digest = hashlib.sha256()
     try:
-        with (folder / name).open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
-                report(len(chunk))
+        for chunk in chunks_of(folder / name):
+            digest.update(chunk)
+            report(len(chunk))
     except OSError as error:
         return f"{folder / name} cannot be read: {error.strerror or error}."
     if digest.hexdigest() != entry.sha256:
@@ -85,44 +87,47 @@ def _checksum_problem(folder: Path, name: str, entry: FileEntry, report: OnProgr
 
 
 def _shard_problems(folder: Path, shard: ShardEntry, manifest: Manifest, full: bool) -> Iterator[str]:
-    stem = folder / shard.name
-    blocks = np.fromfile(f"{stem}.blocks", dtype=BLOCK_DTYPE).reshape(-1, BLOCK_COLUMNS).astype(np.int64)
-    totals = [shard.tokens, shard.sentences, shard.documents]
-    if blocks[0].any() or blocks[-1].tolist() != totals or (np.diff(blocks, axis=0) <= 0).any():
-        yield f"{stem}.blocks does not rise from zero to the shard's totals."
-        return
-    if not full:
-        return
-    sentences = _mapped(f"{stem}.sentences", LENGTH_DTYPE)
-    documents = _mapped(f"{stem}.documents", LENGTH_DTYPE)
+    """What does not fit, though its checksum may: a writer with a bug seals its own nonsense."""
+    stem = f"{folder / shard.name}"
+    try:
+        blocks = read_items(f"{stem}.blocks", BLOCK_DTYPE, 0, (shard.blocks + 1) * BLOCK_COLUMNS)
+        blocks = blocks.reshape(-1, BLOCK_COLUMNS).astype(np.int64)
+        totals = [shard.tokens, shard.sentences, shard.documents]
+        if blocks[0].any() or blocks[-1].tolist() != totals or (blocks[1:] <= blocks[:-1]).any():
+            yield f"{stem}.blocks does not rise from zero to the shard's totals."
+        elif full:
+            yield from _length_problems(stem, shard, blocks)
+            yield from _token_problems(stem, shard, manifest)
+    except DataError as error:
+        yield str(error)
+
+
+def _length_problems(stem: str, shard: ShardEntry, blocks: np.ndarray) -> Iterator[str]:
+    """`blocks` [blocks + 1, 3] int64: the block table."""
+    sentences = read_items(f"{stem}.sentences", LENGTH_DTYPE, 0, shard.sentences)
+    documents = read_items(f"{stem}.documents", LENGTH_DTYPE, 0, shard.documents)
     promised = ((sentences, "sentences", shard.tokens), (documents, "documents", shard.sentences))
     for lengths, name, total in promised:
         if lengths.min() < 1 or int(lengths.sum(dtype=np.int64)) != total:
             yield f"{stem}.{name} has a zero or does not add up to {total}."
             return
-    document_starts, sentence_starts = blocks[:-1, 2], blocks[:-1, 1]
-    if not np.array_equal(np.add.reduceat(documents, document_starts, dtype=np.int64), np.diff(blocks[:, 1])):
+    token, sentence, document = blocks.T
+    if not np.array_equal(np.add.reduceat(documents, document[:-1], dtype=np.int64), np.diff(sentence)):
         yield f"{stem}.blocks does not fall on document boundaries."
-    if not np.array_equal(np.add.reduceat(sentences, sentence_starts, dtype=np.int64), np.diff(blocks[:, 0])):
+    if not np.array_equal(np.add.reduceat(sentences, sentence[:-1], dtype=np.int64), np.diff(token)):
         yield f"{stem}.blocks does not fall on sentence boundaries."
-    yield from _token_problems(stem, shard, manifest)
 
 
-def _token_problems(stem: Path, shard: ShardEntry, manifest: Manifest) -> Iterator[str]:
+def _token_problems(stem: str, shard: ShardEntry, manifest: Manifest) -> Iterator[str]:
     forbidden = np.zeros(manifest.vocab_size, dtype=np.bool_)
     forbidden[list(set(manifest.all_special_ids) - {manifest.special_ids.unk})] = True
-    tokens = _mapped(f"{stem}.tokens", manifest.dtype)
-    step = _CHUNK_BYTES // manifest.dtype.itemsize
-    for start in range(0, len(tokens), step):
-        chunk = tokens[start : start + step]
+    for start in range(0, shard.tokens, _CHUNK_TOKENS):
+        count = min(_CHUNK_TOKENS, shard.tokens - start)
+        chunk = read_items(f"{stem}.tokens", manifest.dtype, start, count)
         if int(chunk.max()) >= manifest.vocab_size or forbidden[chunk].any():
             yield f"{stem}.tokens has an id that is special or beyond the vocabulary, after token {start}."
             return
-    words = _mapped(f"{stem}.words", WORD_DTYPE)
     used_bits = shard.tokens % 8
-    if used_bits and int(words[-1]) >> used_bits:
+    last_byte = read_items(f"{stem}.words", WORD_DTYPE, (shard.tokens - 1) // 8, 1)
+    if used_bits and int(last_byte[0]) >> used_bits:
         yield f"{stem}.words has bits set after its last token."
-
-
-def _mapped(path: str, dtype: np.dtype) -> np.ndarray:
-    return np.asarray(np.memmap(path, dtype=dtype, mode="r"))

@@ -1,25 +1,28 @@
 """Writing a token store: documents in, hashed shard files, then the manifest, then the folder's name.
 
-1. `StoreWriter.add(split, documents)` takes whole documents in order and cuts them at block and shard ends;
-   where a cut falls depends on the documents alone, not on how they were batched;
-2. a `ShardWriter` appends to five files and hashes what it writes; blocks never cross a shard;
+1. `StoreWriter.add(split, documents)` takes whole documents in order and ends a block with the first document
+   that fills it; where that is depends on the documents and on `end_blocks` alone, not on how they were
+   batched, nor on where shards begin;
+2. a `ShardWriter` appends to five files and hashes what it writes; a shard ends with the first block that fills
+   it;
 3. `finish` closes and fsyncs all, writes report.json and manifest.json into the partial folder, renames it.
 
 A build that dies leaves only the partial folder (a hidden sibling), which no reader takes for a store.
+`StoreWriter.resume` goes on in it behind the last `snapshot`, and the bytes are those of a build that was
+never interrupted.
 """
 
-import hashlib
 import json
-import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pretrain.data.store.files import fsync_file, fsync_folder, write_atomically
 from pretrain.data.store.manifest import (
-    BLOCK_DTYPE,
-    LENGTH_DTYPE,
     MANIFEST_NAME,
     REPORT_NAME,
     SPLITS,
@@ -29,31 +32,12 @@ from pretrain.data.store.manifest import (
     ShardEntry,
     SpecialIds,
     SplitEntry,
-    fsync_folder,
-    write_atomically,
+    entry_of,
 )
+from pretrain.data.store.shard_writer import SUFFIXES, Documents, ShardState, ShardWriter, check_at_least
+from pretrain.errors import DataError
 
-_BUFFER_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class Documents:
-    """Consecutive whole documents.
-
-    tokens: [tokens] ids; sentence_lengths: [sentences] tokens of each; document_lengths: [documents]
-    sentences of each; word_starts: [tokens] bool. No length is 0.
-    """
-
-    tokens: np.ndarray
-    sentence_lengths: np.ndarray
-    document_lengths: np.ndarray
-    word_starts: np.ndarray
-
-    def ends(self) -> tuple[np.ndarray, np.ndarray]:
-        """Exclusive end of each document, in sentences and in tokens: two int64 arrays [documents]."""
-        sentence_ends = np.cumsum(self.document_lengths, dtype=np.int64)
-        token_ends = np.cumsum(self.sentence_lengths, dtype=np.int64)
-        return sentence_ends, token_ends[sentence_ends - 1]
+_OWN_FILE = re.compile(rf"(?:{'|'.join(SPLITS)})-\d{{5,}}\.(?:{'|'.join(SUFFIXES)})")
 
 
 @dataclass(frozen=True)
@@ -71,108 +55,73 @@ class StoreLayout:
         """uint16 where every id fits."""
         return np.dtype("<u2") if self.vocab_size <= 1 << 16 else np.dtype("<u4")
 
+    @property
+    def tokens_that_end_a_block(self) -> int:
+        """A block fills no more than a shard may hold."""
+        return min(self.block_tokens, self.shard_tokens)
+
+
+class WriterState(BaseModel):
+    """How far a store has been written: what `StoreWriter.resume` needs besides the partial folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    vocab_size: int
+    block_tokens: int
+    shard_tokens: int
+    # Finished ones, by split.
+    shards: dict[str, Annotated[tuple[ShardEntry, ...], Field(strict=False)]]
+    open_shards: dict[str, ShardState]
+    files: dict[str, FileEntry]  # of the finished shards and of the tokenizer
+
+    def to_json(self) -> str:
+        """One line."""
+        return self.model_dump_json()
+
+    @classmethod
+    def from_json(cls, content: str | bytes) -> "WriterState":
+        """Raises DataError where that is not what `to_json` gives."""
+        try:
+            return cls.model_validate_json(content)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the state"
+            raise DataError(
+                f"The state of the interrupted build is damaged ({where}: {first['msg']}); "
+                "build the store again without --resume."
+            ) from None
+
 
 def partial_path(path: Path) -> Path:
     """The hidden sibling in which a store is built before it gets its name."""
     return path.with_name(f".{path.name}.partial")
 
 
-class _HashedFile:
-    """A file that hashes what goes through it."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb", buffering=_BUFFER_BYTES)
-        self._hash = hashlib.sha256()
-        self._bytes = 0
-        self.name = path.name
-
-    def write(self, array: np.ndarray) -> None:
-        data = np.ascontiguousarray(array).data.cast("B")
-        self._file.write(data)
-        self._hash.update(data)
-        self._bytes += len(data)
-
-    def close(self) -> FileEntry:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        return FileEntry(bytes=self._bytes, sha256=self._hash.hexdigest())
-
-    def abandon(self) -> None:
-        self._file.close()
-
-
-class ShardWriter:
-    """Appends whole documents to one shard's five files."""
-
-    def __init__(self, folder: Path, name: str, token_dtype: np.dtype) -> None:
-        self.name = name
-        self.tokens = 0
-        self._counts = np.zeros(3, dtype=np.int64)  # tokens, sentences, documents
-        self._block_starts = [self._counts.copy()]
-        self._token_dtype = token_dtype
-        self._pending_bits = np.zeros(0, dtype=np.bool_)
-        self._files = {
-            suffix: _HashedFile(folder / f"{name}.{suffix}")
-            for suffix in ("tokens", "sentences", "documents", "words", "blocks")
-        }
-
-    @property
-    def open_block_tokens(self) -> int:
-        """Tokens since the last block end."""
-        return int(self._counts[0] - self._block_starts[-1][0])
-
-    def append(self, documents: Documents) -> None:
-        self._files["tokens"].write(documents.tokens.astype(self._token_dtype, copy=False))
-        self._files["sentences"].write(documents.sentence_lengths.astype(LENGTH_DTYPE, copy=False))
-        self._files["documents"].write(documents.document_lengths.astype(LENGTH_DTYPE, copy=False))
-        bits = np.concatenate([self._pending_bits, documents.word_starts])
-        whole = len(bits) // 8 * 8
-        self._files["words"].write(np.packbits(bits[:whole], bitorder="little"))
-        self._pending_bits = bits[whole:]
-        added = len(documents.tokens), len(documents.sentence_lengths), len(documents.document_lengths)
-        self._counts += np.array(added)
-        self.tokens += len(documents.tokens)
-
-    def end_block(self) -> None:
-        """The next document begins a new block."""
-        if self.open_block_tokens:
-            self._block_starts.append(self._counts.copy())
-
-    def close(self) -> tuple[ShardEntry, dict[str, FileEntry]]:
-        """End the last block, flush, fsync; the shard's entry and its files' by name."""
-        self.end_block()
-        self._files["words"].write(np.packbits(self._pending_bits, bitorder="little"))
-        self._files["blocks"].write(np.stack(self._block_starts).astype(BLOCK_DTYPE))
-        tokens, sentences, documents = self._counts.tolist()
-        entry = ShardEntry(
-            name=self.name,
-            tokens=tokens,
-            sentences=sentences,
-            documents=documents,
-            blocks=len(self._block_starts) - 1,
-        )
-        return entry, {file.name: file.close() for file in self._files.values()}
-
-    def abandon(self) -> None:
-        for file in self._files.values():
-            file.abandon()
-
-
 class StoreWriter:
     """Builds a store in `partial_path(path)`, which must not exist; `finish` gives it its name."""
 
-    def __init__(self, path: Path, layout: StoreLayout) -> None:
+    def __init__(self, path: Path, layout: StoreLayout, state: WriterState | None = None) -> None:
         self.path = path
         self.folder = partial_path(path)
         self.layout = layout
-        self.folder.mkdir(parents=True)
-        self.tokenizer_path.mkdir()
         self._open: dict[str, ShardWriter] = {}
         self._shards: dict[str, list[ShardEntry]] = {split: [] for split in SPLITS}
         self._files: dict[str, FileEntry] = {}
         self._forbidden = np.zeros(layout.vocab_size, dtype=np.bool_)
         self._forbidden[list(set(layout.all_special_ids) - {layout.special_ids.unk})] = True
+        if state is None:
+            self.folder.mkdir(parents=True)
+            self.tokenizer_path.mkdir()
+        else:
+            self._take_up(state)
+
+    @classmethod
+    def resume(cls, path: Path, layout: StoreLayout, state: WriterState) -> Self:
+        """Go on in the partial folder behind a `snapshot`; what was written after it is removed.
+
+        Raises DataError, with nothing changed, where folder or layout do not fit the state.
+        """
+        return cls(path, layout, state)
 
     def __enter__(self) -> Self:
         return self
@@ -183,11 +132,11 @@ class StoreWriter:
 
     @property
     def tokenizer_path(self) -> Path:
-        """Where the caller saves the tokenizer before `finish`."""
+        """Where the caller saves the tokenizer before the first `snapshot` or `finish`."""
         return self.folder / TOKENIZER_FOLDER
 
     def add(self, split: str, documents: Documents) -> None:
-        """Append whole documents to a split, each block and shard cut at the first document that fills it."""
+        """Append whole documents to a split; each block, and each shard, ends with what first fills it."""
         if len(documents.document_lengths) == 0:
             return
         self._check(documents)
@@ -195,8 +144,7 @@ class StoreWriter:
         first, sentence, token = 0, 0, 0
         while first < len(token_ends):
             shard = self._open_shard(split)
-            block_room = self.layout.block_tokens - shard.open_block_tokens
-            room = min(block_room, self.layout.shard_tokens - shard.tokens)
+            room = self.layout.tokens_that_end_a_block - shard.open_block_tokens
             last = min(int(np.searchsorted(token_ends, token + room)) + 1, len(token_ends))
             sentence_end, token_end = int(sentence_ends[last - 1]), int(token_ends[last - 1])
             shard.append(
@@ -207,19 +155,37 @@ class StoreWriter:
                     word_starts=documents.word_starts[token:token_end],
                 )
             )
-            if shard.open_block_tokens >= self.layout.block_tokens:
-                shard.end_block()
-            if shard.tokens >= self.layout.shard_tokens:
-                self._close_shard(split)
+            if shard.open_block_tokens >= self.layout.tokens_that_end_a_block:
+                self._end_block(split)
             first, sentence, token = last, sentence_end, token_end
+
+    def end_blocks(self) -> None:
+        """A segment of the corpus is over: the next document of each split begins a block."""
+        for split in list(self._open):
+            self._end_block(split)
+
+    def snapshot(self) -> WriterState:
+        """How far the store is written; the files hold at least that much, durably, when this returns."""
+        open_shards = {split: shard.state() for split, shard in sorted(self._open.items())}
+        tokenizer_files = self._sealed_tokenizer()
+        fsync_folder(self.folder)
+        fsync_folder(self.folder.parent)
+        return WriterState(
+            vocab_size=self.layout.vocab_size,
+            block_tokens=self.layout.block_tokens,
+            shard_tokens=self.layout.shard_tokens,
+            shards={split: tuple(shards) for split, shards in self._shards.items()},
+            open_shards=open_shards,
+            files={**self._files, **tokenizer_files},
+        )
 
     def finish(self, report: dict[str, Any]) -> Manifest:
         """Write report and manifest and rename the folder to `path`, which must not exist."""
         for split in list(self._open):
             self._close_shard(split)
-        for file in sorted(self.tokenizer_path.iterdir()):
-            self._files[f"{TOKENIZER_FOLDER}/{file.name}"] = _seal(file)
-        fsync_folder(self.tokenizer_path)
+        self._files.update(self._sealed_tokenizer())
+        content = report_bytes(report)
+        self._files[REPORT_NAME] = entry_of(content)
         manifest = Manifest(
             token_dtype="uint16" if self.layout.token_dtype.itemsize == 2 else "uint32",
             vocab_size=self.layout.vocab_size,
@@ -227,10 +193,10 @@ class StoreWriter:
             all_special_ids=self.layout.all_special_ids,
             tokenizer_sha256=self._files[f"{TOKENIZER_FOLDER}/tokenizer.json"].sha256,
             block_tokens=self.layout.block_tokens,
-            splits={split: _sum(shards) for split, shards in self._shards.items()},
+            splits={split: SplitEntry.of(tuple(shards)) for split, shards in self._shards.items()},
             files=self._files,
         )
-        write_atomically(self.folder / REPORT_NAME, (json.dumps(report, indent=1) + "\n").encode())
+        write_atomically(self.folder / REPORT_NAME, content)
         manifest.write(self.folder / MANIFEST_NAME)
         self.folder.rename(self.path)
         fsync_folder(self.path.parent)
@@ -250,28 +216,73 @@ class StoreWriter:
     def _open_shard(self, split: str) -> ShardWriter:
         if split not in self._open:
             name = f"{split}-{len(self._shards[split]):05d}"
-            self._open[split] = ShardWriter(self.folder, name, self.layout.token_dtype)
+            self._open[split] = ShardWriter.begin(self.folder, name, self.layout.token_dtype)
         return self._open[split]
+
+    def _end_block(self, split: str) -> None:
+        self._open[split].end_block()
+        if self._open[split].tokens >= self.layout.shard_tokens:
+            self._close_shard(split)
 
     def _close_shard(self, split: str) -> None:
         entry, files = self._open.pop(split).close()
         self._shards[split].append(entry)
         self._files.update(files)
 
+    def _sealed_tokenizer(self) -> dict[str, FileEntry]:
+        """The tokenizer's files, made durable; another library wrote them."""
+        entries: dict[str, FileEntry] = {}
+        if not self.tokenizer_path.is_dir():
+            return entries
+        for path in sorted(self.tokenizer_path.rglob("*")):
+            fsync_file(path)
+            if path.is_file():
+                entries[path.relative_to(self.folder).as_posix()] = entry_of(path.read_bytes())
+        fsync_folder(self.tokenizer_path)
+        return entries
 
-def _sum(shards: list[ShardEntry]) -> SplitEntry:
-    return SplitEntry(
-        tokens=sum(shard.tokens for shard in shards),
-        sentences=sum(shard.sentences for shard in shards),
-        documents=sum(shard.documents for shard in shards),
-        blocks=sum(shard.blocks for shard in shards),
-        shards=tuple(shards),
-    )
+    def _take_up(self, state: WriterState) -> None:
+        self._check_state(state)
+        open_files = {f"{shard.name}.{suffix}" for shard in state.open_shards.values() for suffix in SUFFIXES}
+        for path in self.folder.iterdir():
+            name = path.name.removesuffix(".tmp")
+            is_later = _OWN_FILE.fullmatch(name) is not None and name not in open_files | set(state.files)
+            if is_later or name in (REPORT_NAME, MANIFEST_NAME):
+                path.unlink()
+        self._shards = {split: list(state.shards.get(split, ())) for split in SPLITS}
+        self._files = {
+            name: entry for name, entry in state.files.items() if not name.startswith(f"{TOKENIZER_FOLDER}/")
+        }
+        for split, shard in state.open_shards.items():
+            self._open[split] = ShardWriter.resume(self.folder, shard, self.layout.token_dtype)
+
+    def _check_state(self, state: WriterState) -> None:
+        """Everything that could be wrong, before anything is cut or removed."""
+        for name in ("vocab_size", "block_tokens", "shard_tokens"):
+            before, now = getattr(state, name), getattr(self.layout, name)
+            if before != now:
+                raise DataError(
+                    f"The interrupted build of {self.path} has {name} = {before}, this one {now}: "
+                    "build the store again without --resume."
+                )
+        if not self.folder.is_dir():
+            raise DataError(
+                f"{self.folder}, the folder of the interrupted build, is gone: "
+                "build the store again without --resume."
+            )
+        tokenizer_files = {name for name in state.files if name.startswith(f"{TOKENIZER_FOLDER}/")}
+        if self._sealed_tokenizer() != {name: state.files[name] for name in tokenizer_files}:
+            raise DataError(
+                f"{self.tokenizer_path} is not the tokenizer of the interrupted build: "
+                "build the store again without --resume."
+            )
+        for name in sorted(state.files.keys() - tokenizer_files):
+            check_at_least(self.folder / name, state.files[name].bytes)
+        for shard in state.open_shards.values():
+            for suffix, num_bytes in shard.file_bytes(self.layout.token_dtype).items():
+                check_at_least(self.folder / f"{shard.name}.{suffix}", num_bytes)
 
 
-def _seal(path: Path) -> FileEntry:
-    """fsync a file that another library wrote, and hash it."""
-    with path.open("rb") as file:
-        content = file.read()
-        os.fsync(file.fileno())
-    return FileEntry(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+def report_bytes(report: dict[str, Any]) -> bytes:
+    """The content of report.json: equal reports give equal bytes."""
+    return (json.dumps(report, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
