@@ -78,13 +78,23 @@ def main() -> int:
         )
         device = comm.device(place)
         output = arguments.output or Path("runs") / (arguments.recipe or DEFAULT_RECIPE).stem
-        store = arguments.data or config.recipe.data.store
-        if store is None and place.is_first:
-            build_demo_store(DEMO_STORE)
+        store, blend = arguments.data or config.recipe.data.store, config.recipe.data.blend
+        if arguments.data and blend:
+            raise UsageError("--data names one store and data.blend several: leave one of them out.")
+        if store is None and not blend:
+            store = DEMO_STORE
+            if place.is_first:
+                build_demo_store(DEMO_STORE)
         comm.start(place, device)
         train(
             Request(
-                config, arguments.backend, Path(store or DEMO_STORE), output, arguments.resume, place, device
+                config,
+                arguments.backend,
+                None if store is None else Path(store),
+                output,
+                arguments.resume,
+                place,
+                device,
             ),
             stop,
         )

@@ -13,14 +13,18 @@ import torch
 
 from pretrain import comm
 from pretrain.backends.base import Backend, EngineOptions, Precision
-from pretrain.checkpoint import RunState
+from pretrain.checkpoint import RunState, SavedStore
 from pretrain.comm import Placement
 from pretrain.config import Recipe, RunConfig, batch_cut
+from pretrain.data.blend import BlendCursor, BlendStream, RowPattern
+from pretrain.data.corpus import Corpus
+from pretrain.data.loader import Loader
 from pretrain.data.options import SamplingOptions
 from pretrain.data.order import Cursor
 from pretrain.data.store import TokenStore
 from pretrain.data.stream import RowStream
-from pretrain.evaluate import Evaluator, unigram_entropy
+from pretrain.errors import UsageError
+from pretrain.evaluate import ENTROPY_TOKENS, Evaluator, HeldoutRows, token_shares
 from pretrain.model import ModelOptions, PretrainingModel, build_model
 from pretrain.optim import AdamWOptions, LambOptions, Schedule, ShardedOptimizer
 
@@ -33,7 +37,7 @@ class Request:
 
     config: RunConfig
     backend: BackendName
-    store: Path
+    store: Path | None  # None: the stores of data.blend
     output: Path
     resume: str  # auto, never, or a checkpoint's path
     place: Placement
@@ -54,7 +58,17 @@ def engine_options(request: Request) -> EngineOptions:
 
 def sampling_options(recipe: Recipe) -> SamplingOptions:
     """The `data` section without the store."""
-    return SamplingOptions(**recipe.data.model_dump(exclude={"store"}))
+    return SamplingOptions(**recipe.data.model_dump(exclude={"store", "blend"}))
+
+
+def open_corpus(request: Request) -> Corpus:
+    """The store of the command line, or those of data.blend."""
+    blend = request.config.recipe.data.blend
+    if request.store is not None:
+        return Corpus.open([str(request.store)], [1.0], "weight")
+    kind: Literal["weight", "epochs"] = "weight" if blend[0].weight is not None else "epochs"
+    shares = [each.weight or each.epochs or 0.0 for each in blend]
+    return Corpus.open([each.store for each in blend], shares, kind)
 
 
 def row_stream(store: TokenStore, split: str, options: SamplingOptions, seed: int) -> RowStream:
@@ -109,18 +123,58 @@ def optimizer_rule(recipe: Recipe) -> LambOptions | AdamWOptions:
     return replace(AdamWOptions(section.beta1, section.beta2, section.eps), **said)
 
 
-def build_evaluator(
-    request: Request, store: TokenStore, sampling: SamplingOptions, engine: EngineOptions
-) -> Evaluator | None:
-    """Validation on the held-out split; None where the store has too little of it."""
+def build_loader(
+    request: Request, corpus: Corpus, sampling: SamplingOptions, engine: EngineOptions, cursor: list[int]
+) -> Loader:
+    """This rank's micro-batches from `cursor` on. Raises DataError for a cursor of another corpus."""
     recipe, place = request.config.recipe, request.place
-    heldout = store.split("heldout")
-    if heldout.num_documents < (2 if recipe.data.objective == "nsp" else 1):
+    cut = (recipe.train.global_batch, engine.micro_batch, place.rank, place.world_size)
+    streams = [row_stream(store, "train", sampling, recipe.seed) for store in corpus.stores]
+    name_samples = recipe.log.samples and place.is_first
+    if not corpus.is_blend:
+        return Loader(streams[0], Cursor.from_list(cursor), *cut, name_samples=name_samples)
+    blend = BlendStream(streams, corpus.weights, sampling.seq_len)
+    position = BlendCursor.from_list(cursor, len(streams))
+    return Loader(blend, position, *cut, name_samples=name_samples)
+
+
+def build_evaluator(
+    request: Request, corpus: Corpus, sampling: SamplingOptions, engine: EngineOptions
+) -> Evaluator | None:
+    """Validation on the held-out splits; None where no store has enough of it. The rows are shared out by the
+    weights of the stores, and each of them gives one at least."""
+    recipe, place = request.config.recipe, request.place
+    names, stores, weights = heldout_stores(corpus, recipe.data.objective)
+    if not stores:
         return None
-    rows = row_stream(store, "heldout", sampling, recipe.seed).epoch_rows(0, recipe.eval.rows)
-    entropy = unigram_entropy(heldout, store.vocab_size)
+    spare = recipe.eval.rows - len(stores)
+    if spare < 0:
+        raise UsageError(
+            f"eval.rows is {recipe.eval.rows}, but {len(stores)} stores have held-out text: give each a row at least."
+        )
+    parts = []
+    for name, store, more in zip(names, stores, RowPattern(weights).counts(spare), strict=True):
+        rows = row_stream(store, "heldout", sampling, recipe.seed).epoch_rows(0, 1 + more)
+        heldout, limit = store.split("heldout"), ENTROPY_TOKENS // len(stores)
+        parts.append(
+            HeldoutRows(
+                name if corpus.is_blend else None, rows, token_shares(heldout, store.vocab_size, limit)
+            )
+        )
     return Evaluator(
-        rows, entropy, engine.micro_batch, place.rank, place.world_size, request.device, recipe.seed
+        tuple(parts), engine.micro_batch, place.rank, place.world_size, request.device, recipe.seed
+    )
+
+
+def heldout_stores(corpus: Corpus, objective: str) -> tuple[list[str], list[TokenStore], list[int]]:
+    """Names, stores and weights of those that have enough held-out documents for the objective."""
+    enough = 2 if objective == "nsp" else 1
+    entries = zip(corpus.names, corpus.stores, corpus.weights, strict=True)
+    found = [each for each in entries if each[1].split("heldout").num_documents >= enough]
+    return (
+        [name for name, _, _ in found],
+        [store for _, store, _ in found],
+        [weight for _, _, weight in found],
     )
 
 
@@ -140,7 +194,7 @@ def build_schedule(recipe: Recipe) -> Schedule:
 def initial_state(
     request: Request,
     engine: EngineOptions,
-    store: TokenStore,
+    corpus: Corpus,
     sampling: SamplingOptions,
     model: PretrainingModel,
 ) -> RunState:
@@ -148,10 +202,11 @@ def initial_state(
     cuda = engine.device.type == "cuda"
     return RunState(
         step=0,
-        cursor=Cursor(0, 0, 0).as_list(),
+        cursor=(BlendCursor.start(len(corpus.stores)) if corpus.is_blend else Cursor(0, 0, 0)).as_list(),
         applied_steps=0,
         seed=request.config.recipe.seed,
-        store_fingerprint=store.fingerprint,
+        store_fingerprint=corpus.fingerprint,
+        blend=saved_stores(corpus) if corpus.is_blend else [],
         sampling=asdict(sampling),
         model_class=type(model.encoder).__name__,
         model_config_json=model.encoder.config.to_json_string(),
@@ -168,3 +223,11 @@ def initial_state(
         },
         run_config=request.config.as_dict(),
     )
+
+
+def saved_stores(corpus: Corpus) -> list[SavedStore]:
+    """The stores of a run as its checkpoints and its config.json name them."""
+    return [
+        SavedStore(name=name, fingerprint=store.fingerprint, weight=weight)
+        for name, store, weight in zip(corpus.names, corpus.stores, corpus.weights, strict=True)
+    ]

@@ -1,7 +1,12 @@
-"""Validation on the held-out split: the same rows, masks and pairs every time, whatever the cut."""
+"""Validation on the held-out split: the same rows, masks and pairs every time, whatever the cut.
 
+Of a blend, each store's held-out rows are scored by themselves; the figures of the whole are over all of them.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,16 +19,27 @@ from pretrain.data.stream import StepRows
 from pretrain.metrics import EvalRecord
 from pretrain.rng import key
 
-ENTROPY_TOKENS = 10_000_000  # of the held-out split, at most
+ENTROPY_TOKENS = 10_000_000  # of all held-out text, at most
 WILSON_Z = 1.96
+
+
+@dataclass(frozen=True)
+class HeldoutRows:
+    """Held-out rows of one store, and how often each token is found in its held-out text, [vocab_size].
+
+    `name`: of a store in a blend; the figures of any other need none.
+    """
+
+    name: str | None
+    rows: StepRows
+    token_shares: np.ndarray
 
 
 @dataclass(frozen=True)
 class Evaluator:
     """The held-out rows and how to score them; `micro_batch` rows per rank and forward pass."""
 
-    rows: StepRows
-    unigram_entropy: float
+    parts: Sequence[HeldoutRows]
     micro_batch: int
     rank: int
     world_size: int
@@ -32,32 +48,33 @@ class Evaluator:
 
     def run(self, backend: Backend, step: int, *, shuffled: bool) -> EvalRecord:
         """Scores all rows; collective. With `shuffled` a second time, each sample's context in random order."""
-        sums = self._scored(backend, None)
-        again = self._scored(backend, key(self.seed, "shuffled context")) if shuffled else None
-        masked, mask_only, pairs = (int(sums[name]) for name in ("masked", "mask_only", "pairs"))
-        accuracy = sums["nsp_correct"] / pairs if pairs else None
-        return EvalRecord(
-            step=step,
-            mlm_loss=sums["mlm_loss"] / masked,
-            mask_only_loss=sums["mask_only_loss"] / max(1, mask_only),
-            shuffled_mask_only_loss=None if again is None else again["mask_only_loss"] / max(1, mask_only),
-            unigram_entropy=self.unigram_entropy,
-            mlm_accuracy=sums["mlm_correct"] / masked,
-            nsp_accuracy=accuracy,
-            nsp_accuracy_low=None if accuracy is None else wilson_low(accuracy, pairs),
-            rows=self.rows.num_rows,
-            masked=masked,
-            pairs=pairs,
-        )
+        shuffle_key = key(self.seed, "shuffled context") if shuffled else None
+        scores = [self._part_scores(backend, part.rows, shuffle_key) for part in self.parts]
+        weights = [part.rows.num_rows for part in self.parts]
+        shares = np.average([part.token_shares for part in self.parts], axis=0, weights=weights)
+        stores = {
+            part.name: _figures(each, part.token_shares)
+            for part, each in zip(self.parts, scores, strict=True)
+            if part.name is not None
+        }
+        return EvalRecord(step=step, **_figures(_added(scores), shares), stores=stores or None)
 
-    def _scored(self, backend: Backend, shuffle_key: int | None) -> dict[str, float]:
+    def _part_scores(self, backend: Backend, rows: StepRows, shuffle_key: int | None) -> dict[str, float]:
+        """Sums over the rows of one store, those with shuffled context by "shuffled_" before their name."""
+        sums = self._scored(backend, rows, None) | {"rows": float(rows.num_rows)}
+        if shuffle_key is not None:
+            again = self._scored(backend, rows, shuffle_key)
+            sums |= {f"shuffled_{name}": value for name, value in again.items()}
+        return sums
+
+    def _scored(self, backend: Backend, rows: StepRows, shuffle_key: int | None) -> dict[str, float]:
         """Sums over all rows. A rank that has run out of rows joins the last pass without counting it."""
         totals: dict[str, float] = {}
-        starts = range(0, self.rows.num_rows, self.micro_batch)
+        starts = range(0, rows.num_rows, self.micro_batch)
         for first in range(0, len(starts), self.world_size):
             turn = first + self.rank
             start = starts[min(turn, len(starts) - 1)]
-            batch = self.rows.batch(start, min(self.micro_batch, self.rows.num_rows - start))
+            batch = rows.batch(start, min(self.micro_batch, rows.num_rows - start))
             if shuffle_key is not None:
                 batch = batch.shuffled(shuffle_key)
             sums = batch_sums(batch, backend.score(batch.to(self.device)))
@@ -66,6 +83,30 @@ class Evaluator:
         table = torch.tensor(list(totals.values()), dtype=torch.float64, device=self.device)
         dist.all_reduce(table)
         return dict(zip(totals, table.tolist(), strict=True))
+
+
+def _added(scores: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Sums over all stores."""
+    return {name: sum(each[name] for each in scores) for name in scores[0]}
+
+
+def _figures(sums: dict[str, float], token_shares: np.ndarray) -> dict[str, Any]:
+    """What an `EvalRecord` says, from sums."""
+    masked, mask_only, pairs = (int(sums[name]) for name in ("masked", "mask_only", "pairs"))
+    shuffled = sums.get("shuffled_mask_only_loss")
+    accuracy = sums["nsp_correct"] / pairs if pairs else None
+    return {
+        "mlm_loss": sums["mlm_loss"] / masked,
+        "mask_only_loss": sums["mask_only_loss"] / max(1, mask_only),
+        "shuffled_mask_only_loss": None if shuffled is None else shuffled / max(1, mask_only),
+        "unigram_entropy": entropy(token_shares),
+        "mlm_accuracy": sums["mlm_correct"] / masked,
+        "nsp_accuracy": accuracy,
+        "nsp_accuracy_low": None if accuracy is None else wilson_low(accuracy, pairs),
+        "rows": int(sums["rows"]),
+        "masked": masked,
+        "pairs": pairs,
+    }
 
 
 def batch_sums(batch: Batch, scores: tuple[torch.Tensor, ...]) -> dict[str, float]:
@@ -86,15 +127,23 @@ def batch_sums(batch: Batch, scores: tuple[torch.Tensor, ...]) -> dict[str, floa
     return {name: float(value) for name, value in sums.items()}
 
 
-def unigram_entropy(split: StoreSplit, vocab_size: int, max_tokens: int = ENTROPY_TOKENS) -> float:
-    """Entropy in nats of the token frequencies of the first `max_tokens` tokens of a split, by whole blocks."""
-    counts = np.zeros(vocab_size, dtype=np.int64)
+def token_shares(split: StoreSplit, vocab_size: int, max_tokens: int = ENTROPY_TOKENS) -> np.ndarray:
+    """[vocab_size] float64: how often each token is found among the first `max_tokens` of a split."""
+    counts, left = np.zeros(vocab_size, dtype=np.int64), max_tokens
     for index in range(split.num_blocks):
-        counts += np.bincount(split.block(index).tokens, minlength=vocab_size)
-        if counts.sum() >= max_tokens:
+        tokens = split.block(index).tokens[:left]
+        counts += np.bincount(tokens, minlength=vocab_size)
+        left -= len(tokens)
+        if not left:
             break
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
+    shares: np.ndarray = counts / counts.sum()
+    return shares
+
+
+def entropy(shares: np.ndarray) -> float:
+    """In nats, of a distribution."""
+    positive = shares[shares > 0]
+    return float(-(positive * np.log(positive)).sum())
 
 
 def wilson_low(share: float, count: int) -> float:

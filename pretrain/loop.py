@@ -1,6 +1,6 @@
 """The training loop: batches in, steps, records, validation, checkpoints. It never asks which backend it has."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -8,8 +8,7 @@ import torch
 import torch.distributed as dist
 
 from pretrain.backends.base import Backend, LossWeights, StepResult
-from pretrain.data.loader import Loader, StepBatches
-from pretrain.data.order import Cursor
+from pretrain.data.loader import Loader, Position, StepBatches
 from pretrain.errors import PretrainError, StoppedBySignal
 from pretrain.evaluate import Evaluator
 from pretrain.metrics import MetricsWriter, StepRecord, Terminal
@@ -45,7 +44,7 @@ class Loop:
     backend: Backend
     schedule: Schedule
     evaluator: Evaluator | None
-    save: Callable[[int, Cursor], object]  # (finished steps, first row of the next step)
+    save: Callable[[int, Position], object]  # (finished steps, first row of the next step)
     step_flops: Callable[[StepBatches], float]
     writer: MetricsWriter | None  # on rank 0
     terminal: Terminal
@@ -66,7 +65,7 @@ class Loop:
             result = self.backend.step(lr := self.schedule(step - 1))
             totals, asked_to_stop = self._totals(sums)
             record = self._record(step, batches, totals, lr, result, perf_counter() - started)
-            self._report(record)
+            self._report(record, batches.sample_names)
             if result.skipped:
                 raise self._not_finite(record)
             if self.options.is_due(self.options.eval_every, step):
@@ -128,11 +127,13 @@ class Loop:
             mfu=None if peak is None else self.step_flops(batches) / seconds / peak,
         )
 
-    def _report(self, record: StepRecord) -> None:
+    def _report(self, record: StepRecord, sample_names: Sequence[str]) -> None:
         seconds_left = (self.options.total_steps - record.step) * record.seconds
         self.terminal.step(record, self.options.total_steps, seconds_left)
         if self.writer is not None:
             self.writer.step(record)
+            if sample_names:
+                self.writer.samples(record.step, sample_names)
 
     def _evaluate(self, step: int) -> None:
         if self.evaluator is not None:

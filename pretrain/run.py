@@ -15,9 +15,8 @@ from pretrain.backends.base import Backend, EngineOptions
 from pretrain.build import Request
 from pretrain.checkpoint import RunState
 from pretrain.comm import Placement
-from pretrain.data.loader import Loader, StepBatches
-from pretrain.data.order import Cursor
-from pretrain.data.store import TokenStore
+from pretrain.data.corpus import Corpus
+from pretrain.data.loader import StepBatches
 from pretrain.errors import UsageError
 from pretrain.evaluate import Evaluator
 from pretrain.loop import Loop, LoopOptions
@@ -26,8 +25,9 @@ from pretrain.model.flops import TrainingFlops
 from pretrain.run_folder import RunFolder
 from pretrain.signals import StopRequest
 
-# Parts of a recipe that change when things are written, and no result.
-NOT_OF_THE_COURSE = ("train.stop_at_step", "eval.", "checkpoint.", "log.")
+# Parts of a recipe that change when things are written, and no result. Of the stores it says where they lie; that
+# they and their shares are the same is checked by their fingerprints.
+NOT_OF_THE_COURSE = ("train.stop_at_step", "eval.", "checkpoint.", "log.", "data.store", "data.blend")
 
 
 def train(request: Request, stop: StopRequest) -> None:
@@ -60,7 +60,7 @@ class Run:
     request: Request
     folder: RunFolder
     terminal: Terminal
-    store: TokenStore
+    corpus: Corpus
     engine: EngineOptions
     backend: Backend
     flops: TrainingFlops
@@ -113,27 +113,19 @@ class Run:
 
     def train(self, start: RunState, stop: StopRequest) -> None:
         """All remaining steps, the last validation and the export."""
-        recipe, place = self.request.config.recipe, self.request.place
+        recipe = self.request.config.recipe
         sampling = build.sampling_options(recipe)
-        stream = build.row_stream(self.store, "train", sampling, recipe.seed)
-        evaluator = build.build_evaluator(self.request, self.store, sampling, self.engine)
+        evaluator = build.build_evaluator(self.request, self.corpus, sampling, self.engine)
         writer = self._open_writer(start.step)
         self._say_what()
-        loader = Loader(
-            stream,
-            Cursor.from_list(start.cursor),
-            recipe.train.global_batch,
-            self.engine.micro_batch,
-            place.rank,
-            place.world_size,
-        )
+        loader = build.build_loader(self.request, self.corpus, sampling, self.engine, start.cursor)
         loop = Loop(
             options=self._loop_options(),
             loader=loader,
             backend=self.backend,
             schedule=build.build_schedule(recipe),
             evaluator=evaluator,
-            save=self.save,
+            save=lambda step, cursor: self.save(step, cursor.as_list()),
             step_flops=self._step_flops,
             writer=writer,
             terminal=self.terminal,
@@ -144,16 +136,16 @@ class Run:
                 loop.run(start.step)
             if start.step == self.total_steps:
                 # The checkpoint may be another folder's; the export reads this one's.
-                self.save(start.step, Cursor.from_list(start.cursor))
+                self.save(start.step, start.cursor)
             self._finish(evaluator, writer)
         finally:
             if writer is not None:
                 writer.close()
 
-    def save(self, step: int, cursor: Cursor) -> Path:
+    def save(self, step: int, cursor: list[int]) -> Path:
         """A checkpoint after `step` finished steps; `cursor` is the first row of the next one. Collective."""
         recipe, applied = self.request.config.recipe, self.backend.optimizer.applied_steps
-        update = {"step": step, "cursor": cursor.as_list(), "applied_steps": applied}
+        update = {"step": step, "cursor": cursor, "applied_steps": applied}
         state = self.initial.model_copy(update=update)
         return checkpoint.save_checkpoint(
             self.folder.checkpoints,
@@ -168,10 +160,14 @@ class Run:
         if not self.request.place.is_first:
             return None
         config = self.request.config.as_dict()
-        self.folder.write_config(config | {"run": self.initial.written_by, "store": str(self.request.store)})
+        stores = [store.model_dump() for store in build.saved_stores(self.corpus)]
+        data: dict[str, Any] = {"blend": stores} if self.corpus.is_blend else {"store": stores[0]["name"]}
+        data["store_fingerprint"] = self.corpus.fingerprint
+        self.folder.write_config(config | {"run": self.initial.written_by} | data)
         return MetricsWriter(
             self.folder.metrics,
             self.folder.evaluations,
+            self.folder.samples,
             self.folder.tensorboard,
             finished_steps,
             self.request.config.recipe.log.every,
@@ -204,8 +200,20 @@ class Run:
             f"{request.device.type}; {parameters:,} parameters; global batch of {engine.micro_batch} x "
             f"{engine.world_size} ranks x {engine.accumulation} rows; output {request.output}"
         )
+        if self.corpus.is_blend:
+            self._say_blend()
         if request.backend == "fsdp" and request.config.unused_hints():
             self.terminal.say(f"  no counterpart in FSDP: {', '.join(request.config.unused_hints())}")
+
+    def _say_blend(self) -> None:
+        """The shares of the stores, and which of them validation leaves out."""
+        shares = zip(self.corpus.names, self.corpus.weights, strict=True)
+        parts = [f"{weight / sum(self.corpus.weights):.2%} from {name}" for name, weight in shares]
+        self.terminal.say(f"  rows: {', '.join(parts)}")
+        scored, _, _ = build.heldout_stores(self.corpus, self.request.config.recipe.data.objective)
+        for name in self.corpus.names:
+            if scored and name not in scored:
+                self.terminal.say(f"  warning: {name} has too little held-out text: validation leaves it out")
 
     def _finish(self, evaluator: Evaluator | None, writer: MetricsWriter | None) -> None:
         """The last validation, with the context shuffled too, and the model folder."""
@@ -219,7 +227,7 @@ class Run:
                 writer.evaluation(record)
         newest = checkpoint.find_checkpoint(self.folder.checkpoints)
         if writer is not None and newest is not None:
-            checkpoint.export_model(newest, self.store.tokenizer_path, self.folder.model)
+            checkpoint.export_model(newest, self.corpus.first.tokenizer_path, self.folder.model)
             self.folder.mark_finished(self.total_steps)
             self.terminal.say(f"Done: {self.total_steps} steps. Hugging Face model: {self.folder.model}")
 
@@ -228,12 +236,12 @@ def _prepare(request: Request, folder: RunFolder, terminal: Terminal) -> Run:
     """Store, model and engine."""
     recipe = request.config.recipe
     engine = build.engine_options(request)
-    store = TokenStore.open(request.store)
-    model = build.build_encoder(recipe, store)
+    corpus = build.open_corpus(request)
+    model = build.build_encoder(recipe, corpus.first)
     flops = model.flops
-    initial = build.initial_state(request, engine, store, build.sampling_options(recipe), model)
+    initial = build.initial_state(request, engine, corpus, build.sampling_options(recipe), model)
     backend = build.build_backend(request.backend, model, recipe, engine)
-    return Run(request, folder, terminal, store, engine, backend, flops, initial)
+    return Run(request, folder, terminal, corpus, engine, backend, flops, initial)
 
 
 def _on_first_rank(place: Placement, action: Callable[[], Any]) -> None:

@@ -3,6 +3,7 @@
 config.json      all that was resolved        checkpoints/step-00000100/, checkpoints/latest
 metrics.jsonl    one object per step          model/        the Hugging Face folder, at the end
 eval.jsonl       one object per validation    tensorboard/  the same curves
+samples.jsonl    with log.samples: the names of each step's samples
 """
 
 import json
@@ -23,6 +24,7 @@ class RunFolder:
         self.config = path / "config.json"
         self.metrics = path / "metrics.jsonl"
         self.evaluations = path / "eval.jsonl"
+        self.samples = path / "samples.jsonl"
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"

@@ -38,6 +38,16 @@ OFFENDERS = {
     "environment, getenv": ("pretrain.loop", "import os\nx = os.getenv('RANK')", "environment"),
     "environment, by name": ("data_prep.build", "from os import environ as e", "environment"),
     "data_prep, training": ("data_prep.build", "from pretrain.data.batches import Batch", "may import only"),
+    "data_prep, samples": (
+        "data_prep.build",
+        "from pretrain.data.plan import plan_window",
+        "may import only",
+    ),
+    "inspection, torch": (
+        "data_prep.inspection.samples",
+        "from pretrain.data.batches import Batch",
+        "may import only",
+    ),
     "data_prep, package": ("data_prep.build", "from pretrain import data", "may import only"),
     "training, data_prep": ("pretrain.build", "from data_prep import build", "not data_prep"),
     "launch, data_prep": ("launch.pretrain", "from data_prep.build import build", "not data_prep"),
@@ -70,6 +80,7 @@ ALLOWED = {
         "data_prep.build",
         "from pretrain.data.store import TokenStore\nfrom pretrain.errors import DataError",
     ),
+    "inspection": ("data_prep.inspection.samples", "from pretrain.data.plan import plan_window"),
     "the lazy choice": (
         "pretrain.build",
         "def build_backend():\n    from pretrain.backends.fsdp import FsdpBackend",

@@ -40,6 +40,7 @@ class Step:
     num_pairs: int = 2
     num_samples: int = 3
     num_tokens: int = 50
+    sample_names: tuple[str, ...] = ()
 
     @property
     def micro_batches(self) -> list[Rows]:
@@ -64,6 +65,7 @@ class Scripted:
     calls: list[Any] = field(default_factory=list)
     draws: list[float] = field(default_factory=list)
     records: list[StepRecord] = field(default_factory=list)
+    logged: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
     steps: int = 0
 
     def train_micro_batch(self, batch: Any, weights: LossWeights, *, last: bool) -> torch.Tensor:
@@ -85,6 +87,9 @@ class Scripted:
     def run(self, backend: Any, step: int, *, shuffled: bool) -> Any:
         self.calls.append(("evaluate", step, shuffled))
         return None
+
+    def samples(self, step: int, names: tuple[str, ...]) -> None:
+        self.logged.append((step, names))
 
     def evaluation(self, record: Any) -> None: ...
 
@@ -151,6 +156,14 @@ def test_without_pairs_their_loss_has_no_weight() -> None:
     Loop(**{**vars(loop), "loader": loader}).run(0)
     assert scripted.calls[0][1] == LossWeights(0.25, 0.0)
     assert scripted.records[0].nsp_loss == 0.0
+
+
+def test_samples_are_logged_where_they_were_named() -> None:
+    scripted = Scripted()
+    loop = loop_of(scripted, Saved(), total_steps=2)
+    steps: Any = iter([Step(1, sample_names=("a", "b")), Step(2)])
+    Loop(**{**vars(loop), "loader": steps}).run(0)
+    assert scripted.logged == [(1, ("a", "b"))]
 
 
 def test_due_at_their_multiples_and_saved_at_the_end() -> None:

@@ -10,12 +10,13 @@ A tensor's key says what it is: `<kind>:<parameter>:<first element>`.
 from pretrain.checkpoint.course import check_same_course, differences, is_bitwise
 from pretrain.checkpoint.export import export_model
 from pretrain.checkpoint.load import find_checkpoint, load_checkpoint, verify_checkpoint
-from pretrain.checkpoint.manifest import CheckpointManifest, RunState
+from pretrain.checkpoint.manifest import CheckpointManifest, RunState, SavedStore
 from pretrain.checkpoint.save import point_latest, save_checkpoint
 
 __all__ = [
     "CheckpointManifest",
     "RunState",
+    "SavedStore",
     "check_same_course",
     "differences",
     "export_model",

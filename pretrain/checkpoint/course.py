@@ -1,22 +1,34 @@
 """Whether a run may go on from a checkpoint: what the further course depends on must be the same."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from pretrain.checkpoint.manifest import RunState
+from pretrain.checkpoint.manifest import RunState, SavedStore
+from pretrain.data.options import SamplingOptions
 from pretrain.errors import DataError, UsageError
 
 
 def check_same_course(folder: Path, saved: RunState, now: RunState, total_steps: int) -> None:
-    """Raises DataError for another token store, UsageError for other sampling, seed or model."""
-    if saved.store_fingerprint != now.store_fingerprint:
+    """Raises DataError for another token store, UsageError for other shares, sampling, seed or model."""
+    if saved.blend and now.blend:
+        _check_same_blend(folder, saved.blend, now.blend)
+    elif saved.blend or now.blend:
+        one, other = ("a blend", "one store") if saved.blend else ("one store", "a blend")
+        raise UsageError(
+            f"{folder} was trained on {one}, and this run reads {other}: give it data as before, or start anew with "
+            "another --output."
+        )
+    elif saved.store_fingerprint != now.store_fingerprint:
         raise DataError(
             f"{folder} was trained on another token store (fingerprint {saved.store_fingerprint[:12]}, this one has "
             f"{now.store_fingerprint[:12]}): give that store by --data, or start anew with another --output."
         )
+    # An option that came later did what its default does.
+    sampling = {option.name: option.default for option in fields(SamplingOptions)} | saved.sampling
     for name, before, after in (
         ("seed", saved.seed, now.seed),
-        *((f"data.{name}", saved.sampling.get(name), value) for name, value in now.sampling.items()),
+        *((f"data.{name}", sampling[name], value) for name, value in now.sampling.items()),
         ("model class", saved.model_class, now.model_class),
     ):
         if before != after:
@@ -28,6 +40,29 @@ def check_same_course(folder: Path, saved: RunState, now: RunState, total_steps:
         raise UsageError(
             f"{folder} is at step {saved.step}, beyond train.steps = {total_steps}: raise train.steps."
         )
+
+
+def _check_same_blend(folder: Path, saved: list[SavedStore], now: list[SavedStore]) -> None:
+    """The same stores in the same order with the same shares; where they lie does not matter."""
+    before, after = ({store.fingerprint: store.name for store in stores} for stores in (saved, now))
+    gone = [f"{name} is not there now" for fingerprint, name in before.items() if fingerprint not in after]
+    new = [f"{name} is new" for fingerprint, name in after.items() if fingerprint not in before]
+    if gone or new:
+        raise DataError(
+            f"{folder} was trained on another blend: {'; '.join(gone + new)}. Name the stores that it was trained "
+            "on in data.blend, or start anew with another --output."
+        )
+    if list(before) != list(after):
+        difference = f"its stores came in the order {', '.join(before.values())}"
+    else:
+        shares = [" : ".join(str(store.weight) for store in stores) for stores in (saved, now)]
+        difference = f"its stores shared the rows {shares[0]}, now {shares[1]}"
+        if shares[0] == shares[1]:
+            return
+    raise UsageError(
+        f"{folder} was trained on another blend: {difference}. Make data.blend equal, or start anew with another "
+        "--output."
+    )
 
 
 def is_bitwise(saved: RunState, now: RunState) -> bool:

@@ -37,9 +37,19 @@ def export_model(checkpoint: Path, tokenizer: Path, output: Path) -> None:
     disable_progress_bar()  # a bar for one file would stand in the middle of the run's own lines
     model.save_pretrained(partial)
     shutil.copytree(tokenizer, partial, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    if getattr(model.config, "type_vocab_size", 2) < 2:
+        _without_token_types(partial / "tokenizer_config.json")
     if output.exists():
         shutil.rmtree(output)
     partial.rename(output)
+
+
+def _without_token_types(tokenizer_config: Path) -> None:
+    """A model with one token type (RoBERTa) must not be given the second of a pair."""
+    content = json.loads(tokenizer_config.read_text(encoding="utf-8"))
+    names = content.get("model_input_names", ["input_ids", "token_type_ids", "attention_mask"])
+    content["model_input_names"] = [name for name in names if name != "token_type_ids"]
+    tokenizer_config.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _empty_model(checkpoint: Path, manifest: CheckpointManifest) -> transformers.PreTrainedModel:

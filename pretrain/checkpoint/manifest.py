@@ -45,6 +45,14 @@ class SavedFile(_Part):
     slices: list[SavedSlice]
 
 
+class SavedStore(_Part):
+    """A token store that the run reads: the path it was given, and its share of the rows."""
+
+    name: str
+    fingerprint: str
+    weight: int
+
+
 class RunState(_Part):
     """Where the run stands, and what its further course depends on."""
 
@@ -52,7 +60,8 @@ class RunState(_Part):
     cursor: list[int]  # first row of the next step
     applied_steps: int  # steps that changed the weights: the t of bias correction
     seed: int
-    store_fingerprint: str
+    store_fingerprint: str  # of a blend: over all its stores and weights
+    blend: list[SavedStore] = []  # empty: one store
     sampling: dict[str, Any]
     model_class: str
     model_config_json: str

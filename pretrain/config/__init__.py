@@ -2,11 +2,12 @@
 
 1. the recipe (TOML) and `section.key=value` overrides say model, data, batch, optimizer, schedule (`recipe`);
 2. the engine config (DeepSpeed's JSON, read for both backends) says stage, precision, buckets (`engine`);
-3. both are merged; what is said twice must agree, and where each value came from is kept (`resolve`).
+3. they are laid over one another, key by key (`layers`); what is said twice must agree, and where each value
+   came from is kept (`resolve`).
 """
 
 from pretrain.config.engine import EngineConfig
-from pretrain.config.recipe import Recipe
+from pretrain.config.recipe import BlendedStore, Recipe
 from pretrain.config.resolve import RunConfig, batch_cut, resolve
 
-__all__ = ["EngineConfig", "Recipe", "RunConfig", "batch_cut", "resolve"]
+__all__ = ["BlendedStore", "EngineConfig", "Recipe", "RunConfig", "batch_cut", "resolve"]

@@ -19,7 +19,8 @@ def known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def nearest_key(key: str, known: list[str]) -> str:
-    """`; did you mean "x"?`, or nothing where no known key is near."""
+    """`; did you mean "x"?`, or what is known there; the numbers of tables in a list do not count."""
+    key = ".".join(part for part in key.split(".") if not part.isdigit())
     section, _, name = key.rpartition(".")
     siblings = [other for other in known if other.rpartition(".")[0] == section]
     near = _nearest_name(name, siblings, 0.6) or _nearest_name(name, known, 0.7)
@@ -80,4 +81,7 @@ def _place_of(key: str, places: Mapping[str, str]) -> str:
     if key in places:
         return places[key]
     inside = [place for other, place in places.items() if other.startswith(key + ".")]
+    if not inside:  # a key that is missing: where its neighbours are
+        section = key.rpartition(".")[0] + "."
+        inside = [place for other, place in places.items() if other.startswith(section)]
     return " and ".join(dict.fromkeys(inside)) or "recipe"

@@ -14,23 +14,51 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+class BlendedStore(Section):
+    """One store of a blend and its share of the rows: `weight`, or as often as `epochs` says.
+
+    Weights are relative to each other. With `epochs` a store's share is epochs * tokens of its training text.
+    """
+
+    store: str
+    weight: Annotated[float, Field(gt=0)] | None = None
+    epochs: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _one_share(self) -> Self:
+        if (self.weight is None) == (self.epochs is None):
+            raise ValueError("give it either a weight or epochs")
+        return self
+
+
 class Data(Section):
     """Which text, and how samples are made of it."""
 
     store: str | None = None  # None: the demo store
+    blend: list[BlendedStore] = []  # several stores instead, each with its share
     seq_len: Annotated[int, Field(ge=8)] = 128
-    objective: Literal["nsp", "mlm"] = "nsp"
+    objective: Literal["nsp", "sop", "mlm"] = "nsp"
     packing: bool = True
     mask_probability: Annotated[float, Field(gt=0, le=1)] = 0.15
     mask_token_share: Share = 0.8
     random_token_share: Share = 0.1
+    whole_words: bool = False
     short_sample_probability: Share = 0.1
     window_blocks: PositiveInt = 64
+    static_epochs: Annotated[int, Field(ge=0)] = 0  # 0: new pairs and masks every epoch
 
     @model_validator(mode="after")
     def _shares_fit(self) -> Self:
         if self.mask_token_share + self.random_token_share > 1:
             raise ValueError("mask_token_share and random_token_share together exceed 1")
+        return self
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.store is not None and self.blend:
+            raise ValueError("store and blend exclude each other: name one store or several")
+        if len({each.weight is None for each in self.blend}) > 1:
+            raise ValueError("blend has weights and epochs: give every store a weight, or every store epochs")
         return self
 
 
@@ -93,9 +121,11 @@ class Checkpoint(Section):
 
 
 class Log(Section):
-    """Console and TensorBoard every `every` steps; metrics.jsonl has every step."""
+    """Console and TensorBoard every `every` steps; metrics.jsonl has every step, and with `samples`
+    samples.jsonl the names of all samples of every step."""
 
     every: PositiveInt = 10
+    samples: bool = False
 
 
 class Recipe(Section):

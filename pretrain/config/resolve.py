@@ -7,7 +7,7 @@ that nobody named is only a default: whatever is said elsewhere replaces its val
 
 import json
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from pretrain.config.complaints import complaint
 from pretrain.config.engine import DEEPSPEED_HINTS, REFUSED_KEYS, EngineConfig
+from pretrain.config.layers import Said, flat, nested, overridden, replaced
 from pretrain.config.recipe import Recipe
 from pretrain.errors import UsageError
 
@@ -23,16 +24,6 @@ MAX_AUTO_TOKENS = 8192  # tokens of a micro-batch that `auto` chooses at most
 MAX_CONFIG_BYTES = 1 << 20
 LAMB_KEYS = ("optimizer.variant", "optimizer.min_trust", "optimizer.max_trust")
 _DEFAULT_RECIPE = "default recipe"
-# Each says what the model is: whoever says one of them replaces the others.
-MODEL_SOURCES = frozenset({"model.preset", "model.config", "model.pretrained"})
-
-
-@dataclass(frozen=True)
-class Said:
-    """A value and the place that says it."""
-
-    value: Any
-    place: str
 
 
 @dataclass(frozen=True)
@@ -73,7 +64,7 @@ def resolve(
     """
     engine = _read_engine(ds_config_path)
     said = {key: Said(value, str(recipe_path)) for key, value in _read_recipe(recipe_path).items()}
-    said = _replaced(said, _parse_overrides(overrides))
+    said = overridden(said, overrides)
     for key, from_engine in _said_by_engine(engine, str(ds_config_path), world_size).items():
         if key in said and not _same(said[key].value, from_engine.value):
             raise UsageError(
@@ -85,10 +76,10 @@ def resolve(
     if recipe_path is None:
         place = f"{_DEFAULT_RECIPE} {default_recipe.name}"
         defaults = {key: Said(value, place) for key, value in _read_recipe(default_recipe).items()}
-        said = _replaced(defaults, said)
+        said = replaced(defaults, said)
     places = {key: each.place for key, each in said.items()}
     try:
-        recipe = Recipe.model_validate(_nested({key: each.value for key, each in said.items()}))
+        recipe = Recipe.model_validate(nested({key: each.value for key, each in said.items()}))
     except ValidationError as error:
         raise complaint(error, Recipe, places) from None
     for key in LAMB_KEYS if recipe.optimizer.name != "lamb" else ():
@@ -153,7 +144,7 @@ def _read_engine(path: Path | None) -> EngineConfig:
 
 
 def _read_recipe(path: Path | None) -> dict[str, Any]:
-    return {} if path is None else _flat(_parsed(path, "recipe", tomllib.loads, "TOML"))
+    return {} if path is None else flat(_parsed(path, "recipe", tomllib.loads, "TOML"))
 
 
 def _loads_json(text: str) -> Any:
@@ -178,27 +169,6 @@ def _parsed(path: Path, kind: str, parse: Callable[[str], Any], language: str) -
         raise UsageError(f"{kind} {path} cannot be read: {error.strerror or error}.") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{kind} {path} is no {language}: {error}.") from None
-
-
-def _replaced(said: Mapping[str, Said], by: Mapping[str, Said]) -> dict[str, Said]:
-    """`said` with the values that `by` replaces, and without the model that it replaces by another."""
-    dropped = MODEL_SOURCES if MODEL_SOURCES & by.keys() else frozenset()
-    return {key: each for key, each in said.items() if key not in dropped} | dict(by)
-
-
-def _parse_overrides(overrides: Sequence[str]) -> dict[str, Said]:
-    said: dict[str, Said] = {}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key.strip():
-            raise UsageError(f"Override {override!r} is not of the form section.key=value.")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text  # a bare word is a string
-        place = f"command line {override!r}"
-        said |= {inner: Said(each, place) for inner, each in _flat({key.strip(): value}).items()}
-    return said
 
 
 def _said_by_engine(engine: EngineConfig, file: str, world_size: int) -> dict[str, Said]:
@@ -248,23 +218,3 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, numbers) and isinstance(other, numbers):
         return float(one) == float(other)
     return bool(one == other) or one == "auto"
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
-
-
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        inner = nested
-        *sections, name = key.split(".")
-        for section in sections:
-            inner = inner.setdefault(section, {})
-            if not isinstance(inner, dict):
-                raise UsageError(f'"{key}" is inside "{section}", which is a value and no section.')
-        inner[name] = value
-    return nested

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from pretrain.data.options import POSITION_BITS
 from pretrain.data.rows import RowArrays
-from pretrain.data.samples import starts_of
+from pretrain.data.samples import NO_LABEL, starts_of
 from pretrain.rng import hash64
 
-IGNORED_LABEL = -100
 # Counts vary little from batch to batch; rounded up, the shapes seldom change.
 _MASKED_MULTIPLE = 64
 _PAIRS_MULTIPLE = 16
@@ -54,7 +53,7 @@ class Batch:
     @classmethod
     def from_arrays(cls, parts: Sequence[RowArrays], seq_len: int) -> Self:
         """The rows of all parts, one after another."""
-        rows = parts[0] if len(parts) == 1 else _joined(parts)
+        rows = parts[0] if len(parts) == 1 else joined(parts)
         shape = (-1, seq_len)
         num_masked, num_samples = len(rows.masked_positions), len(rows.cls_positions)
         return cls(
@@ -65,12 +64,12 @@ class Batch:
             cu_seqlens=torch.from_numpy(starts_of(rows.segment_lengths).astype(np.int32)),
             max_seqlen=int(rows.segment_lengths.max()),
             masked_positions=_rounded_up(rows.masked_positions, _MASKED_MULTIPLE, 0),
-            masked_labels=_rounded_up(rows.masked_labels, _MASKED_MULTIPLE, IGNORED_LABEL),
+            masked_labels=_rounded_up(rows.masked_labels, _MASKED_MULTIPLE, NO_LABEL),
             masked_is_mask=_rounded_up(rows.masked_is_mask, _MASKED_MULTIPLE, False),
             cls_positions=_rounded_up(rows.cls_positions, _PAIRS_MULTIPLE, 0),
-            nsp_labels=_rounded_up(rows.nsp_labels, _PAIRS_MULTIPLE, IGNORED_LABEL),
+            nsp_labels=_rounded_up(rows.nsp_labels, _PAIRS_MULTIPLE, NO_LABEL),
             num_masked=num_masked,
-            num_pairs=int((rows.nsp_labels != IGNORED_LABEL).sum()),
+            num_pairs=int((rows.nsp_labels != NO_LABEL).sum()),
             num_samples=num_samples,
             num_tokens=int(np.count_nonzero(rows.sample_ids)),
         )
@@ -117,7 +116,7 @@ class Batch:
         return np.flatnonzero(is_context)
 
 
-def _joined(parts: Sequence[RowArrays]) -> RowArrays:
+def joined(parts: Sequence[RowArrays]) -> RowArrays:
     """Parts laid end to end; positions move by the tokens before them."""
     before = starts_of(np.array([len(part.input_ids) for part in parts]))
     columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(RowArrays)}
@@ -128,5 +127,6 @@ def _joined(parts: Sequence[RowArrays]) -> RowArrays:
 
 def _rounded_up(values: np.ndarray, multiple: int, fill: int) -> Tensor:
     """`values` followed by `fill` up to the next multiple."""
-    filling = np.full(-len(values) % multiple, fill, dtype=values.dtype)
-    return torch.from_numpy(np.concatenate([values, filling]))
+    rounded = np.empty(len(values) + -len(values) % multiple, dtype=values.dtype)
+    rounded[: len(values)], rounded[len(values) :] = values, fill
+    return torch.from_numpy(rounded)

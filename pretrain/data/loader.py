@@ -4,33 +4,68 @@ A step's rows are cut into micro-batches of all ranks: the g-th of rank k has th
 `(g * world + k) * micro_batch` on. Which rows a step has never depends on the cut.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Event, Semaphore, Thread
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self, TypeVar
 
 from pretrain.data.batches import Batch
-from pretrain.data.order import Cursor
-from pretrain.data.stream import RowStream, StepRows
 from pretrain.errors import UsageError
+
+
+class Position(Protocol):
+    """A cursor: where a stream stands."""
+
+    def as_list(self) -> list[int]: ...
+
+
+Place = TypeVar("Place", bound=Position)
+PlaceBehind = TypeVar("PlaceBehind", bound=Position, covariant=True)
+
+
+class Rows(Protocol[PlaceBehind]):
+    """Consecutive rows of a stream; `StepRows` and `BlendRows` are such."""
+
+    @property
+    def cursor(self) -> PlaceBehind: ...
+    @property
+    def next_cursor(self) -> PlaceBehind: ...
+    @property
+    def num_masked(self) -> int: ...
+    @property
+    def num_pairs(self) -> int: ...
+    @property
+    def num_samples(self) -> int: ...
+    @property
+    def num_tokens(self) -> int: ...
+    def sample_names(self) -> list[str]: ...
+    def batch(self, first_row: int, num_rows: int) -> Batch: ...
+
+
+class Stream(Protocol[Place]):
+    """What rows come from; `RowStream` and `BlendStream` are such."""
+
+    def step(self, cursor: Place, num_rows: int) -> Rows[Place]: ...
 
 
 @dataclass(frozen=True)
 class StepBatches:
     """One optimizer step: this rank's micro-batches, and the counts of the global batch.
 
-    `cursor` is where the step's rows begin, `next_cursor` where those of the next step do.
+    `cursor` is where the step's rows begin, `next_cursor` where those of the next step do. `sample_names`
+    are those of the global batch in the order of its rows; empty unless they were asked for.
     """
 
     micro_batches: Sequence[Batch]
-    cursor: Cursor
-    next_cursor: Cursor
+    cursor: Position
+    next_cursor: Position
     num_masked: int
     num_pairs: int
     num_samples: int
     num_tokens: int
+    sample_names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -41,7 +76,8 @@ class _Failure:
 
 
 class Loader:
-    """Iterates over StepBatches for ever, from `cursor` on; `depth` steps are made ahead.
+    """Iterates over StepBatches for ever, from `cursor` on; `depth` steps are made ahead, with the names of
+    their samples where `name_samples` asks for them.
 
     An error in the thread is raised by `next` after the steps before it. `close`, or leaving a `with` block,
     ends the thread; a closed loader stops iterating.
@@ -49,13 +85,14 @@ class Loader:
 
     def __init__(
         self,
-        stream: RowStream,
-        cursor: Cursor,
+        stream: Stream[Place],
+        cursor: Place,
         global_batch: int,
         micro_batch: int,
         rank: int,
         world: int,
         depth: int = 2,
+        name_samples: bool = False,
     ) -> None:
         """Raises UsageError unless global_batch is a multiple of micro_batch * world."""
         if global_batch < 1 or global_batch % (micro_batch * world):
@@ -63,16 +100,16 @@ class Loader:
                 f"A global batch of {global_batch} rows cannot be cut into micro-batches of {micro_batch} "
                 f"rows on {world} rank(s): set train.global_batch to a multiple of {micro_batch * world}."
             )
-        self._stream = stream
-        self._global_batch = global_batch
         self._micro_batch = micro_batch
+        self._name_samples = name_samples
         self._first_rows = range(rank * micro_batch, global_batch, world * micro_batch)
         self._free = Semaphore(depth)
         self._ready: SimpleQueue[StepBatches | _Failure] = SimpleQueue()
         self._stop = Event()
         self._end: _Failure | None = None
         # A daemon, so that a consumer that dies without closing does not keep the process alive.
-        self._thread = Thread(target=self._run, args=(cursor,), name="batch loader", daemon=True)
+        steps = _steps(stream, cursor, global_batch)
+        self._thread = Thread(target=self._run, args=(steps,), name="batch loader", daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Self:
@@ -104,19 +141,17 @@ class Loader:
     ) -> None:
         self.close()
 
-    def _run(self, cursor: Cursor) -> None:
+    def _run(self, steps: Iterator[Rows[Position]]) -> None:
         """The thread: makes a step whenever there is room for one."""
         end = _Failure(None)
         try:
             while self._free.acquire() and not self._stop.is_set():
-                rows = self._stream.step(cursor, self._global_batch)
-                self._ready.put(self._step_batches(rows))
-                cursor = rows.next_cursor
+                self._ready.put(self._step_batches(next(steps)))
         except BaseException as error:  # Whatever it is, the consumer must hear of it instead of waiting.
             end = _Failure(error)
         self._ready.put(end)
 
-    def _step_batches(self, rows: StepRows) -> StepBatches:
+    def _step_batches(self, rows: Rows[Position]) -> StepBatches:
         """This rank's share of a step; cut short, and never delivered, once the loader is closed."""
         micro_batches: list[Batch] = []
         for first_row in self._first_rows:
@@ -131,4 +166,13 @@ class Loader:
             num_pairs=rows.num_pairs,
             num_samples=rows.num_samples,
             num_tokens=rows.num_tokens,
+            sample_names=rows.sample_names() if self._name_samples else (),
         )
+
+
+def _steps(stream: Stream[Place], cursor: Place, global_batch: int) -> Iterator[Rows[Place]]:
+    """The rows of one step after another."""
+    while True:
+        rows = stream.step(cursor, global_batch)
+        yield rows
+        cursor = rows.next_cursor

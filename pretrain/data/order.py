@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from pretrain.errors import DataError
-from pretrain.rng import hash64
+from pretrain.rng import hash64, key
 
 _ROUNDS = 6
 # A narrow network prefers some permutations (seen at 4 bits); below this size all draws are sorted instead.
@@ -39,6 +39,18 @@ class Cursor:
                 "take it unchanged from a checkpoint or from metrics.jsonl."
             )
         return cls(*values)
+
+
+def source_of(epoch: int, window: int, num_windows: int, static_epochs: int, seed: int) -> tuple[int, int]:
+    """(epoch, window) by whose keys a window of the stream is made: itself, unless samples are static.
+
+    With `static_epochs` N, the windows of each epoch from the N-th on are those of epoch `epoch % N`, in an order
+    of their own; the first N epochs are as they are without.
+    """
+    if static_epochs == 0 or epoch < static_epochs:
+        return epoch, window
+    order = permute(np.array([window]), num_windows, key(seed, "windows", epoch))
+    return epoch % static_epochs, int(order[0])
 
 
 def permute(positions: np.ndarray, size: int, draw_key: int) -> np.ndarray:

@@ -83,7 +83,8 @@ def _one_sample_each(num_samples: int) -> PackedRows:
 def _packed(lengths: np.ndarray, row_length: int) -> PackedRows:
     """Rows group by group."""
     histogram = np.bincount(lengths, minlength=row_length + 1)
-    by_length = np.argsort(lengths.astype(np.int32), kind="stable")
+    # NumPy sorts integers of up to 16 bits by their digits, in linear time.
+    by_length = np.argsort((lengths - 1).astype(np.min_scalar_type(row_length - 1)), kind="stable")
     next_of_length = starts_of(histogram).tolist()
     samples, counts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for group in _best_fit_decreasing(histogram.tolist(), row_length):

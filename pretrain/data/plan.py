@@ -1,4 +1,5 @@
-"""The samples of a window for an objective: next-sentence pairs or segments for masked language modelling.
+"""The samples of a window for an objective: next-sentence pairs, sentence-order pairs, or segments for masked
+language modelling alone.
 
 A plan is a pure function of the lengths in the window's blocks, the options and a key; other epochs have
 other keys, hence other pairs and other cuts.
@@ -10,17 +11,17 @@ import numpy as np
 
 from pretrain.data.nsp import plan_nsp
 from pretrain.data.options import SamplingOptions
-from pretrain.data.samples import BlockLengths, SamplePlan, WindowText, ranges
+from pretrain.data.samples import NO_LABEL, BlockLengths, SamplePlan, WindowText, ranges
+from pretrain.data.sop import plan_sop
 from pretrain.rng import hash64
-
-NO_LABEL = -100
 
 
 def plan_window(blocks: Iterable[BlockLengths], options: SamplingOptions, draw_key: int) -> SamplePlan:
     """The samples over the concatenated tokens of `blocks`, whole documents each."""
-    if options.objective == "nsp":
-        return plan_nsp(WindowText.from_blocks(blocks, options.max_text_tokens), options, draw_key)
-    return plan_mlm(WindowText.from_blocks(blocks), options, draw_key)
+    if options.objective == "mlm":
+        return plan_mlm(WindowText.from_blocks(blocks), options, draw_key)
+    text = WindowText.from_blocks(blocks, options.max_text_tokens)
+    return (plan_sop if options.objective == "sop" else plan_nsp)(text, options, draw_key)
 
 
 def plan_mlm(text: WindowText, options: SamplingOptions, draw_key: int) -> SamplePlan:

@@ -10,6 +10,8 @@ from typing import Protocol, Self
 
 import numpy as np
 
+NO_LABEL = -100
+
 
 class BlockLengths(Protocol):
     """What planning reads of a block of the token store."""
@@ -73,9 +75,10 @@ class SamplePlan:
     """The samples of a window, in the order of its documents: one entry per sample, all int64.
 
     A and B begin at `a_start` and `b_start` among the window's tokens. `nsp_label`: 0 where B is what follows
-    A, 1 where it is a random segment (as in Hugging Face BERT); -100, with `b_length` 0, without NSP.
+    A, 1 where it is a random segment or, for sentence order, what comes before A (as in Hugging Face BERT and
+    ALBERT); -100, with `b_length` 0, without pairs.
 
-    Of the `num_window_tokens`, those in A and in a B that follows are shown once; `num_truncated_tokens` were
+    Of the `num_window_tokens`, all that are shown but for a random B are shown once; `num_truncated_tokens` were
     cut off to make pairs fit, `num_dropped_tokens` lie in sentences without a partner. `num_cut_sentences`
     were too long and came in pieces; `num_lone_pairs` are random because A was all that was left.
     """
@@ -97,9 +100,19 @@ class SamplePlan:
         return len(self.a_start)
 
     @property
+    def num_actual_pairs(self) -> int:
+        """Pairs of which B is what follows A."""
+        return int((self.nsp_label == 0).sum())
+
+    @property
     def text_lengths(self) -> np.ndarray:
         """Tokens of each sample without the special ones."""
         return self.a_length + self.b_length
+
+    @property
+    def spans(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """A's start and length, B's start and length."""
+        return self.a_start, self.a_length, self.b_start, self.b_length
 
 
 def starts_of(lengths: np.ndarray) -> np.ndarray:

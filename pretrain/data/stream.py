@@ -10,94 +10,22 @@ All of it is a pure function of the store, the seed, the options and the cursor.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 
-from pretrain.data.batches import IGNORED_LABEL, Batch
-from pretrain.data.mask import Masking, count_masked, ordinary_ids
+from pretrain.data.batches import Batch
+from pretrain.data.mask import Masking, ordinary_ids
 from pretrain.data.options import SamplingOptions
-from pretrain.data.order import Cursor, permute
-from pretrain.data.pack import PackedRows, pack
+from pretrain.data.order import Cursor, permute, source_of
+from pretrain.data.pack import pack
 from pretrain.data.plan import plan_window
-from pretrain.data.rows import RowLayout
-from pretrain.data.samples import BlockLengths, SamplePlan, starts_of
+from pretrain.data.rows import RowArrays
+from pretrain.data.samples import SamplePlan
+from pretrain.data.windows import PlannedWindow, RowCounts, Split
 from pretrain.errors import DataError
 from pretrain.rng import key
 
 _KEPT_WINDOWS = 2
-
-
-class Block(BlockLengths, Protocol):
-    """A block of the token store."""
-
-    @property
-    def tokens(self) -> np.ndarray: ...
-
-
-class Split(Protocol):
-    """A split of the token store, read block by block."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def num_documents(self) -> int: ...
-    @property
-    def num_tokens(self) -> int: ...
-    @property
-    def num_blocks(self) -> int: ...
-    def block(self, index: int) -> Block: ...
-
-
-@dataclass(frozen=True)
-class RowCounts:
-    """Sums over the rows before each row of a window, [rows + 1] int64 each."""
-
-    masked: np.ndarray
-    pairs: np.ndarray
-    samples: np.ndarray
-    tokens: np.ndarray
-
-    @classmethod
-    def of(cls, plan: SamplePlan, rows: PackedRows, options: SamplingOptions) -> "RowCounts":
-        def before_rows(per_sample: np.ndarray) -> np.ndarray:
-            return starts_of(per_sample[rows.samples])[rows.offsets]
-
-        return cls(
-            masked=before_rows(count_masked(plan.text_lengths, options.mask_probability)),
-            pairs=before_rows(plan.nsp_label != IGNORED_LABEL),
-            samples=rows.offsets,
-            tokens=before_rows(plan.text_lengths + options.num_special_tokens),
-        )
-
-
-@dataclass(frozen=True)
-class PlannedWindow:
-    """A window of an epoch: its samples, its rows and, once rows are made of them, its tokens."""
-
-    epoch: int
-    window: int
-    split: Split
-    blocks: Sequence[int]
-    plan: SamplePlan
-    rows: PackedRows
-    counts: RowCounts
-    masking: Masking
-    special_ids: Mapping[str, int]
-
-    @cached_property
-    def layout(self) -> RowLayout:
-        """Copies the window's tokens together, one block mapped at a time."""
-        parts = (self.split.block(index).tokens for index in self.blocks)
-        first = next(parts)
-        tokens = np.empty(self.plan.num_window_tokens, dtype=first.dtype)
-        end = len(first)
-        tokens[:end] = first
-        for part in parts:
-            tokens[end : end + len(part)] = part
-            end += len(part)
-        return RowLayout(tokens, self.plan, self.rows, self.masking, self.special_ids)
 
 
 @dataclass(frozen=True)
@@ -140,17 +68,32 @@ class StepRows:
         return self._total("tokens")
 
     def sample_names(self) -> list[str]:
-        """ "epoch:window:sample" of every sample, in the order of the rows."""
+        """ "epoch:window:block:sample" of every sample, in the order of the rows.
+
+        The block of the store says which text it is, so that no two orders of a store have the same names.
+        """
         names = []
         for piece in self.pieces:
             rows = piece.window.rows
             samples = rows.samples[rows.offsets[piece.first_row] : rows.offsets[piece.last_row]]
-            prefix = f"{piece.window.epoch}:{piece.window.window}"
-            names += [f"{prefix}:{sample}" for sample in samples.tolist()]
+            prefix = "{}:{}".format(*piece.window.source)
+            blocks = piece.window.blocks_of(samples).tolist()
+            names += [f"{prefix}:{block}:{s}" for block, s in zip(blocks, samples.tolist(), strict=True)]
         return names
+
+    def samples_per_row(self) -> np.ndarray:
+        """[rows] int64."""
+        columns = (
+            np.diff(piece.window.rows.offsets[piece.first_row : piece.last_row + 1]) for piece in self.pieces
+        )
+        return np.concatenate([np.empty(0, dtype=np.int64), *columns])
 
     def batch(self, first_row: int, num_rows: int) -> Batch:
         """Rows [first_row, first_row + num_rows) of these rows."""
+        return Batch.from_arrays(self.arrays(first_row, num_rows), self.seq_len)
+
+    def arrays(self, first_row: int, num_rows: int) -> list[RowArrays]:
+        """The same rows as arrays, one part for each window."""
         if first_row < 0 or num_rows < 1 or first_row + num_rows > self.num_rows:
             raise ValueError(f"rows {first_row} + {num_rows} do not lie within {self.num_rows} rows")
         parts = []
@@ -161,7 +104,7 @@ class StepRows:
             if low < high:
                 parts.append(piece.window.layout.arrays(piece.first_row + low, piece.first_row + high))
             first_row, last_row = first_row - size, last_row - size
-        return Batch.from_arrays(parts, self.seq_len)
+        return parts
 
     def _total(self, name: str) -> int:
         """Sum of one of RowCounts over these rows."""
@@ -190,7 +133,7 @@ class RowStream:
         if options.objective == "nsp" and split.num_documents < 2:
             raise DataError(
                 f"The {split.name} split of the token store has one document, and next-sentence prediction "
-                "needs two: separate the documents by blank lines, or set data.objective=mlm."
+                "needs two: separate the documents by blank lines, or set data.objective to sop or mlm."
             )
         self._split = split
         self._special_ids = special_ids
@@ -215,6 +158,7 @@ class RowStream:
             last_row = min(window.rows.num_rows, position.row + missing)
             if position.row > window.rows.num_rows:
                 raise self._outside(cursor)
+            self._check_pairs(window.plan)
             if last_row > position.row:
                 pieces.append(_Piece(window, position.row, last_row))
             empty_windows = 0 if window.rows.num_rows else empty_windows + 1
@@ -251,18 +195,19 @@ class RowStream:
 
     def _plan(self, epoch: int, window: int) -> PlannedWindow:
         options, seed = self._options, self._seed
-        first = window * options.window_blocks
+        source = source_of(epoch, window, self.windows_per_epoch, options.static_epochs, seed)
+        first = source[1] * options.window_blocks
         last = min(first + options.window_blocks, self._split.num_blocks)
-        order = permute(np.arange(first, last), self._split.num_blocks, key(seed, "blocks", epoch))
+        order = permute(np.arange(first, last), self._split.num_blocks, key(seed, "blocks", source[0]))
         blocks = order.tolist()
-        plan = plan_window(map(self._split.block, blocks), options, key(seed, "plan", epoch, window))
+        plan = plan_window(map(self._split.block, blocks), options, key(seed, "plan", *source))
         lengths = plan.text_lengths + options.num_special_tokens
         rows = pack(lengths, options.seq_len, key(seed, "rows", epoch, window), options.packing)
-        mask_key = key(seed, "mask", epoch, window)
+        mask_key = key(seed, "mask", *source)
         masking = Masking(options, self._special_ids["mask"], self._ordinary_ids, mask_key)
         counts = RowCounts.of(plan, rows, options)
         return PlannedWindow(
-            epoch, window, self._split, blocks, plan, rows, counts, masking, self._special_ids
+            epoch, window, source, self._split, blocks, plan, rows, counts, masking, self._special_ids
         )
 
     def _behind(self, window: PlannedWindow, row: int) -> Cursor:
@@ -279,6 +224,18 @@ class RowStream:
             f"{self.windows_per_epoch} windows an epoch: continue with the store, the seed and the sampling "
             "options (data.*) that it comes from."
         )
+
+    def _check_pairs(self, plan: SamplePlan) -> None:
+        """Raises DataError for next-sentence pairs that are all random, where no window can do better."""
+        split = self._split
+        if self._options.objective != "nsp" or split.num_sentences > split.num_documents:
+            return
+        if plan.num_samples and not plan.num_actual_pairs:
+            raise DataError(
+                f"Every document of the {split.name} split of the token store is one sentence, so that no "
+                "next-sentence pair can be an actual one: set data.objective to sop or mlm, or build the store "
+                "from whole documents."
+            )
 
     def _no_rows(self) -> DataError:
         return DataError(

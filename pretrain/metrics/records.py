@@ -1,6 +1,8 @@
 """One object per optimizer step and one per validation, as the files of a run hold them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class EvalRecord:
     `mask_only_loss` counts the selected positions whose input was [MASK]: the others can be copied.
     `shuffled_mask_only_loss` is the same with the rest of each sample's text in random order.
     `unigram_entropy` is that of the held-out tokens: no model without context can be below it there.
-    `nsp_accuracy_low` is the lower end of the 95% Wilson interval.
+    `nsp_accuracy_low` is the lower end of the 95% Wilson interval. `stores`: of a blend, the same figures of each
+    store by its name; their entropy is of that store's text, and the whole's of all rows' text together.
     """
 
     step: int
@@ -45,3 +48,4 @@ class EvalRecord:
     rows: int
     masked: int
     pairs: int
+    stores: Mapping[str, Mapping[str, Any]] | None = None

@@ -55,6 +55,11 @@ class Terminal:
             f"{record.mask_only_loss:.4f}  unigram entropy {record.unigram_entropy:.4f}  accuracy "
             f"{record.mlm_accuracy:.3f}{nsp}"
         )
+        for name, figures in (record.stores or {}).items():
+            self.say(
+                f"  {name}: mlm loss {figures['mlm_loss']:.4f}  [MASK]-only {figures['mask_only_loss']:.4f}  "
+                f"unigram entropy {figures['unigram_entropy']:.4f}  accuracy {figures['mlm_accuracy']:.3f}"
+            )
 
     def summary(self, record: EvalRecord) -> None:
         """The last validation as a table, with what each figure is to be held against."""
@@ -81,6 +86,12 @@ class Terminal:
         if record.nsp_accuracy is not None and record.nsp_accuracy_low is not None:
             bound = f"95% bound {record.nsp_accuracy_low:.3f} of {record.pairs:,} pairs; guessing gives 0.5"
             table.add_row("NSP accuracy", f"{record.nsp_accuracy:.3f}", bound)
+        for name, figures in (record.stores or {}).items():
+            table.add_row(
+                f"{name}",
+                f"{figures['mask_only_loss']:.3f}",
+                f"[MASK]-only loss in {figures['rows']} rows; unigram entropy {figures['unigram_entropy']:.3f}",
+            )
         self._console.print(table)
 
     def end(self) -> None:

@@ -1,10 +1,11 @@
-"""metrics.jsonl, eval.jsonl and TensorBoard."""
+"""metrics.jsonl, eval.jsonl, samples.jsonl where it is asked for, and TensorBoard."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -18,12 +19,20 @@ class MetricsWriter:
     """
 
     def __init__(
-        self, metrics: Path, evaluations: Path, tensorboard: Path, finished_steps: int, log_every: int
+        self,
+        metrics: Path,
+        evaluations: Path,
+        samples: Path,
+        tensorboard: Path,
+        finished_steps: int,
+        log_every: int,
     ) -> None:
-        _keep_lines(metrics, finished_steps)
-        _keep_lines(evaluations, finished_steps)
+        for path in (metrics, evaluations, samples):
+            _keep_lines(path, finished_steps)
         self._metrics = open(metrics, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed by close()
         self._evaluations = open(evaluations, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        self._samples_path = samples
+        self._samples: TextIO | None = None
         self._board = SummaryWriter(tensorboard, purge_step=finished_steps + 1)
         self._log_every = log_every
 
@@ -45,16 +54,31 @@ class MetricsWriter:
                 if value is not None:
                     self._board.add_scalar(f"train/{name}", value, record.step)
 
+    def samples(self, step: int, names: Sequence[str]) -> None:
+        """The samples of one optimizer step, in the order of its rows."""
+        if self._samples is None:
+            self._samples = open(self._samples_path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        self._samples.write(_line({"step": step, "samples": list(names)}))
+
     def evaluation(self, record: EvalRecord) -> None:
         """One validation."""
         content = asdict(record)
-        self._evaluations.write(_line(content))
-        for name, value in content.items():
+        stores = content.pop("stores")
+        self._evaluations.write(_line(content | ({} if stores is None else {"stores": stores})))
+        self._add_scalars("heldout", content, record.step)
+        for name, figures in (stores or {}).items():
+            self._add_scalars(f"heldout {name}", figures, record.step)
+
+    def _add_scalars(self, group: str, figures: Mapping[str, Any], step: int) -> None:
+        """Into TensorBoard, all that is known."""
+        for name, value in figures.items():
             if name != "step" and value is not None:
-                self._board.add_scalar(f"heldout/{name}", value, record.step)
+                self._board.add_scalar(f"{group}/{name}", value, step)
 
     def close(self) -> None:
         """Ends all files."""
+        if self._samples is not None:
+            self._samples.close()
         self._metrics.close()
         self._evaluations.close()
         self._board.close()
@@ -62,25 +86,29 @@ class MetricsWriter:
 
 def _line(content: dict[str, Any]) -> str:
     """One JSON object; what is not finite has no place in JSON and becomes null."""
-    finite = {
-        key: None if isinstance(value, float) and not isfinite(value) else value
-        for key, value in content.items()
-    }
-    return json.dumps(finite, allow_nan=False) + "\n"
+    return json.dumps(_finite(content), allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def _keep_lines(path: Path, finished_steps: int) -> None:
-    """Drops lines of steps after `finished_steps`, and a last line that a kill cut short."""
+    """Drops lines of steps after `finished_steps`, and a last line that a kill cut short; one line in memory."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            step = json.loads(line)["step"]
-        except (ValueError, KeyError, TypeError):
-            continue
-        if step <= finished_steps:
-            kept.append(line + "\n")
     partial = path.with_suffix(".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
+    with (
+        open(path, encoding="utf-8", errors="replace") as lines,
+        open(partial, "w", encoding="utf-8") as kept,
+    ):
+        for line in lines:
+            try:
+                step = json.loads(line)["step"]
+            except (ValueError, KeyError, TypeError):
+                continue
+            if step <= finished_steps:
+                kept.write(line.rstrip("\n") + "\n")
     partial.replace(path)

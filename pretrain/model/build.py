@@ -27,7 +27,7 @@ from pretrain.model.attention import PACKED, register_packed_attention
 from pretrain.model.encoder import PretrainingModel
 from pretrain.rng import key as random_key
 
-Objective = Literal["nsp", "mlm"]
+Objective = Literal["nsp", "sop", "mlm"]
 AutoModelClass = type[AutoModelForMaskedLM] | type[AutoModelForPreTraining]
 
 

@@ -121,7 +121,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(
         ('[train]\nmicro_batch = "some"', "train.micro_batch", "is 'some'"),
         ('[train]\nactivation_checkpointing = "half"', "train.activation_checkpointing", "'none' or 'full'"),
         ("[data]\npacking = 1", "data.packing", "is 1: input should be a valid boolean"),
-        ('[data]\nobjective = "nps"', "data.objective", "'nsp' or 'mlm'"),
+        ('[data]\nobjective = "nps"', "data.objective", "'nsp', 'sop' or 'mlm'"),
         ("[data]\nseq_len = 4", "data.seq_len", "greater than or equal to 8"),
         ("[data]\nmask_probability = 1.5", "data.mask_probability", "less than or equal to 1"),
         ("[model]\ndropout = 1.0", "model.dropout", "less than 1"),
@@ -142,6 +142,76 @@ def test_a_wrong_type_or_range_names_file_key_and_value(
     assert message.startswith(f'{tmp_path / "mine.toml"}: "{key}"')
     assert complaint in message
     assert "\n" not in message
+
+
+BLEND = """
+[[data.blend]]
+store = "wiki"
+weight = 3
+[[data.blend]]
+store = "books"
+weight = 0.5
+"""
+
+
+def test_a_blend_is_a_list_of_tables(read: Read) -> None:
+    stores = read(BLEND).recipe.data.blend
+    assert [(each.store, each.weight, each.epochs) for each in stores] == [
+        ("wiki", 3.0, None),
+        ("books", 0.5, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("data.blend.0.weight=2", [("wiki", 2.0), ("books", 0.5)]),
+        ("data.blend.1.store=other", [("wiki", 3.0), ("other", 0.5)]),
+        ('data.blend=[{store="a", weight=1}]', [("a", 1.0)]),
+        ("data.blend=[]", []),
+        ("data.store=mine", []),
+    ],
+)
+def test_an_override_reaches_into_a_blend_or_replaces_it(
+    read: Read, override: str, expected: list[tuple[str, float]]
+) -> None:
+    config = read(BLEND, override)
+    assert [(each.store, each.weight) for each in config.recipe.data.blend] == expected
+    assert config.recipe.data.store == ("mine" if override.startswith("data.store") else None)
+    assert f"command line {override!r}" in config.origins.values()
+
+
+def test_a_blend_replaces_the_recipes_store(read: Read) -> None:
+    data = read(
+        '[data]\nstore = "s"', 'data.blend=[{store="a", epochs=1}, {store="b", epochs=2}]'
+    ).recipe.data
+    assert data.store is None
+    assert [(each.store, each.epochs) for each in data.blend] == [("a", 1.0), ("b", 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "complaint"),
+    [
+        ('data.store = "s"\n' + BLEND, (), "name one store or several"),
+        (BLEND + "epochs = 2", (), '"data.blend.1": give it either a weight or epochs'),
+        (BLEND + '[[data.blend]]\nstore = "c"\nepochs = 2', (), "blend has weights and epochs"),
+        (BLEND + '[[data.blend]]\nstore = "c"', (), '"data.blend.2": give it either a weight or epochs'),
+        (BLEND + "[[data.blend]]\nweight = 1", (), 'mine.toml: "data.blend.2.store": field required'),
+        (BLEND, ("data.blend.0.weight=0",), '"data.blend.0.weight" is 0: input should be greater than 0'),
+        (BLEND, ("data.blend.0.wieght=1",), '"data.blend.0.wieght"; did you mean "data.blend.weight"?'),
+        (BLEND, ("data.blend.7.weight=1",), "data.blend has entries 0, 1, 7: they are numbered from 0"),
+        (BLEND, ("data.blend.x.weight=1",), '"data.blend"'),
+        ("data.blend = 3", (), '"data.blend" is 3: input should be a valid list'),
+        ("[data.blend]\nstore = 's'", (), '"data.blend"'),
+    ],
+)
+def test_a_blend_that_says_too_much_or_too_little(
+    read: Read, tmp_path: Path, text: str, overrides: tuple[str, ...], complaint: str
+) -> None:
+    with pytest.raises(UsageError) as error:
+        read(text, *overrides)
+    assert complaint in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_shares_that_exceed_one_are_refused(read: Read) -> None:

@@ -16,6 +16,10 @@ class FakeBlock:
     tokens: np.ndarray
     sentence_lengths: np.ndarray
     document_lengths: np.ndarray
+    begins_word: np.ndarray
+
+    def word_starts(self) -> np.ndarray:
+        return self.begins_word
 
 
 class FakeSplit:
@@ -46,11 +50,12 @@ class FakeSplit:
 
 
 def fake_block(documents: Documents, seed: int = 0) -> FakeBlock:
-    """Random tokens for the given sentence lengths."""
+    """Random tokens for the given sentence lengths; seven of ten begin a word."""
     lengths = np.array([length for document in documents for length in document], dtype=np.uint32)
     sentences = np.array([len(document) for document in documents], dtype=np.uint32)
-    tokens = np.random.default_rng(seed).integers(len(ALL_SPECIAL_IDS), VOCAB_SIZE, int(lengths.sum()))
-    return FakeBlock(tokens.astype(np.uint16), lengths, sentences)
+    draw = np.random.default_rng(seed)
+    tokens = draw.integers(len(ALL_SPECIAL_IDS), VOCAB_SIZE, int(lengths.sum()))
+    return FakeBlock(tokens.astype(np.uint16), lengths, sentences, draw.random(len(tokens)) < 0.7)
 
 
 def random_documents(
@@ -60,3 +65,10 @@ def random_documents(
     draw = np.random.default_rng(seed)
     counts = draw.geometric(1 / sentences, num_documents)
     return [draw.geometric(1 / tokens, count).tolist() for count in counts]
+
+
+def demo_like_documents(num_documents: int, seed: int = 0) -> Documents:
+    """Sentences and documents as long as in the demo's text: log-normal, of many lengths, some very long."""
+    draw = np.random.default_rng(seed)
+    counts = np.ceil(draw.lognormal(3.09, 1.33, num_documents)).astype(np.int64)
+    return [np.ceil(draw.lognormal(2.41, 1.05, count)).astype(np.int64).tolist() for count in counts]

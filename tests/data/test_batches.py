@@ -15,7 +15,8 @@ from pretrain.data.order import Cursor
 from pretrain.data.pack import PackedRows
 from pretrain.data.rows import RowLayout
 from pretrain.data.samples import SamplePlan
-from pretrain.data.stream import PlannedWindow, RowStream
+from pretrain.data.stream import RowStream
+from pretrain.data.windows import PlannedWindow
 from tests.data.fakes import ALL_SPECIAL_IDS, SPECIAL_IDS, VOCAB_SIZE, FakeSplit, random_documents
 
 PAD, CLS, SEP, MASK = (SPECIAL_IDS[name] for name in ("pad", "cls", "sep", "mask"))
@@ -85,7 +86,7 @@ def sample_tokens(window: PlannedWindow, tokens: np.ndarray, sample: int) -> lis
 
 
 @pytest.mark.parametrize("packing", [True, False])
-@pytest.mark.parametrize("objective", ["nsp", "mlm"])
+@pytest.mark.parametrize("objective", ["nsp", "sop", "mlm"])
 def test_rows_hold_the_planned_samples(objective: str, packing: bool) -> None:
     stream = stream_of(objective, packing)
     window = stream.window(0, 1)
@@ -106,10 +107,10 @@ def test_rows_hold_the_planned_samples(objective: str, packing: bool) -> None:
     assert batch.nsp_labels[: batch.num_samples].tolist() == labels
     assert (ids.flatten()[batch.cls_positions[: batch.num_samples]] == CLS).all()
     has_sep_after_a = (batch.token_type_ids == 1).any().item()
-    assert has_sep_after_a == (objective == "nsp")
+    assert has_sep_after_a == (objective != "mlm")
 
 
-@pytest.mark.parametrize("objective", ["nsp", "mlm"])
+@pytest.mark.parametrize("objective", ["nsp", "sop", "mlm"])
 def test_segments_are_the_runs_of_sample_ids(objective: str) -> None:
     batch = stream_of(objective).step(Cursor(0, 0, 0), 40).batch(0, 40)
     numbers = batch.sample_ids.flatten()
@@ -120,7 +121,7 @@ def test_segments_are_the_runs_of_sample_ids(objective: str) -> None:
     assert batch.max_seqlen == np.diff(expected).max()
 
 
-@pytest.mark.parametrize("objective", ["nsp", "mlm"])
+@pytest.mark.parametrize("objective", ["nsp", "sop", "mlm"])
 @pytest.mark.parametrize("packing", [True, False])
 def test_counts_known_from_the_plan_are_those_of_the_batch(objective: str, packing: bool) -> None:
     stream = stream_of(objective, packing)
@@ -130,7 +131,7 @@ def test_counts_known_from_the_plan_are_those_of_the_batch(objective: str, packi
         assert getattr(rows, name) == sum(getattr(batch, name) for batch in batches)
     assert rows.num_samples == len(rows.sample_names())
     assert rows.num_tokens == sum(int((batch.sample_ids > 0).sum()) for batch in batches)
-    assert rows.num_pairs == (rows.num_samples if objective == "nsp" else 0)
+    assert rows.num_pairs == (0 if objective == "mlm" else rows.num_samples)
     assert rows.num_masked == sum(int((batch.masked_labels >= 0).sum()) for batch in batches)
     assert all(len(batch.masked_labels) % 64 == 0 and len(batch.nsp_labels) % 16 == 0 for batch in batches)
 
@@ -145,7 +146,7 @@ def test_masked_inputs_agree_with_their_flags() -> None:
 
 @settings(max_examples=20)
 @given(
-    objective=st.sampled_from(["nsp", "mlm"]),
+    objective=st.sampled_from(["nsp", "sop", "mlm"]),
     packing=st.booleans(),
     first_row=st.integers(0, 15),
     num_rows=st.integers(1, 20),

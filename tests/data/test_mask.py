@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretrain.data import mask
 from pretrain.data.mask import Masking, count_masked, ordinary_ids
 from pretrain.data.options import SamplingOptions
+from tests.data import reference_masking
 from tests.data.fakes import ALL_SPECIAL_IDS, SPECIAL_IDS, VOCAB_SIZE
+from tests.data.reference_masking import plan_of_lengths
 
 OPTIONS = SamplingOptions(128, "nsp", packing=True)
 ORDINARY = ordinary_ids(VOCAB_SIZE, ALL_SPECIAL_IDS)
@@ -33,7 +34,8 @@ def test_every_sample_has_its_exact_count_among_its_text(
 ) -> None:
     a_length, b_length = np.array(lengths).T
     options = SamplingOptions(128, "nsp", packing=True, mask_probability=probability)
-    index, positions = masking(draw_key, options).select(np.arange(len(a_length)), a_length, b_length)
+    plan = plan_of_lengths(a_length, b_length)
+    index, positions = masking(draw_key, options).select(plan, np.arange(len(a_length)))
     assert np.bincount(index).tolist() == count_masked(a_length + b_length, probability).tolist()
     chosen = list(zip(index.tolist(), positions.tolist(), strict=True))
     assert chosen == sorted(set(chosen))
@@ -48,25 +50,71 @@ def test_a_sample_is_masked_alike_whichever_others_are_asked_for(
 ) -> None:
     a_length, b_length = np.array(lengths).T
     samples = np.array(data.draw(st.permutations(range(len(lengths)))))[: len(lengths) // 2 + 1]
-    all_index, all_positions = masking().select(np.arange(len(lengths)), a_length, b_length)
-    index, positions = masking().select(samples, a_length[samples], b_length[samples])
+    plan = plan_of_lengths(a_length, b_length)
+    all_index, all_positions = masking().select(plan, np.arange(len(lengths)))
+    index, positions = masking().select(plan, samples)
     for number, sample in enumerate(samples):
         assert positions[index == number].tolist() == all_positions[all_index == sample].tolist()
 
 
-def test_work_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw = np.random.default_rng(0)
-    a_length, b_length = draw.integers(1, 60, 300), draw.integers(0, 60, 300)
-    whole = masking().select(np.arange(300), a_length, b_length)
-    monkeypatch.setattr(mask, "_TOKENS_AT_ONCE", 50)
-    parts = masking().select(np.arange(300), a_length, b_length)
-    assert all(np.array_equal(one, other) for one, other in zip(whole, parts, strict=True))
+@given(lengths=lengths_strategy, draw_key=st.integers(0, 2**64 - 1), probability=st.floats(0.01, 1.0))
+def test_selected_are_those_of_sorting_all_draws(
+    lengths: list[tuple[int, int]], draw_key: int, probability: float
+) -> None:
+    plan = plan_of_lengths(*np.array(lengths).T)
+    samples = np.arange(len(lengths))[::-1].copy()
+    options = SamplingOptions(128, "nsp", packing=True, mask_probability=probability)
+    expected = reference_masking.select_tokens(plan, samples, probability, draw_key)
+    selected = masking(draw_key, options).select(plan, samples)
+    assert [part.tolist() for part in selected] == [part.tolist() for part in expected]
+
+
+def test_a_row_of_the_greatest_length_is_masked_alike() -> None:
+    plan = plan_of_lengths(np.array([40_000, 3]), np.array([25_533, 0]))
+    for probability in (0.15, 1.0):
+        options = SamplingOptions(65_536, "nsp", packing=True, mask_probability=probability)
+        expected = reference_masking.select_tokens(plan, np.arange(2), probability, 8)
+        selected = masking(8, options).select(plan, np.arange(2))
+        assert all(np.array_equal(one, other) for one, other in zip(selected, expected, strict=True))
+
+
+def test_replaced_are_those_of_drawing_for_all_at_once() -> None:
+    options = SamplingOptions(128, "nsp", packing=True, mask_token_share=0.37, random_token_share=0.41)
+    samples, positions = np.arange(20_000) // 7, np.arange(20_000) % 7 + 1
+    tokens = np.arange(20_000) % 900 + 50
+    counters, shares = samples << 16 | positions, (0.37, 0.41)
+    expected = reference_masking.replace(tokens, counters, shares, SPECIAL_IDS["mask"], ORDINARY, 2**64 - 3)
+    replaced = masking(2**64 - 3, options).replace(samples, positions, tokens)
+    assert all(np.array_equal(one, other) for one, other in zip(replaced, expected, strict=True))
+
+
+@given(lengths=lengths_strategy, seed=st.integers(0, 2**32))
+def test_with_probability_1_every_text_token_is_selected(lengths: list[tuple[int, int]], seed: int) -> None:
+    """Whole words or not."""
+    plan = plan_of_lengths(*np.array(lengths).T)
+    options = SamplingOptions(128, "nsp", packing=True, mask_probability=1.0)
+    word_starts = np.random.default_rng(seed).random(plan.num_window_tokens) < 0.5
+    expected = [
+        (number, position)
+        for number, (a, b) in enumerate(lengths)
+        for position in [*range(1, a + 1), *range(a + 2, a + b + 2)]
+    ]
+    for starts in (None, word_starts):
+        selected = masking(seed, options).select(plan, np.arange(len(lengths)), starts)
+        assert [*zip(*(part.tolist() for part in selected), strict=True)] == expected
+
+
+def test_a_probability_near_0_selects_one_token_of_each_sample() -> None:
+    plan = plan_of_lengths(np.arange(1, 126), np.zeros(125, dtype=np.int64))
+    options = SamplingOptions(128, "nsp", packing=True, mask_probability=1e-9)
+    for starts in (None, np.zeros(plan.num_window_tokens, dtype=np.bool_)):
+        assert masking(1, options).select(plan, np.arange(125), starts)[0].tolist() == list(range(125))
 
 
 def test_every_text_token_is_selected_equally_often() -> None:
     num_samples = 20_000
     a_length, b_length = np.full(num_samples, 12), np.full(num_samples, 8)
-    _, positions = masking(3).select(np.arange(num_samples), a_length, b_length)
+    _, positions = masking(3).select(plan_of_lengths(a_length, b_length), np.arange(num_samples))
     counts = np.bincount(positions, minlength=22)
     text = np.r_[1:13, 14:22]
     # Three of twenty tokens each: Binomial(20000, 0.15).
@@ -105,7 +153,7 @@ def test_selection_and_replacement_are_independent() -> None:
     number = 50_000
     options = SamplingOptions(128, "nsp", packing=True, mask_probability=0.02)
     lengths = np.full(number, 40)
-    index, positions = masking(5, options).select(np.arange(number), lengths, lengths * 0)
+    index, positions = masking(5, options).select(plan_of_lengths(lengths, lengths * 0), np.arange(number))
     inputs, is_mask = masking(5, options).replace(index, positions, np.full(number, 2_000))
     assert abs(is_mask.mean() - 0.8) < 5 * np.sqrt(0.16 / number)
     random = inputs[~is_mask & (inputs != 2_000)]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pretrain.data.options import SamplingOptions
 from pretrain.data.pack import PackedRows, pack
 from pretrain.data.plan import plan_window
-from tests.data.fakes import fake_block, random_documents
+from tests.data.fakes import demo_like_documents, fake_block, random_documents
 
 ROW = 64
 lengths_strategy = st.lists(st.integers(1, ROW), max_size=200).map(lambda values: np.array(values, np.int64))
@@ -63,11 +63,16 @@ def test_a_sample_longer_than_a_row_is_refused() -> None:
 
 
 @pytest.mark.parametrize("seq_len", [128, 512])
-@pytest.mark.parametrize("objective", ["nsp", "mlm"])
-@pytest.mark.parametrize("mean_sentences", [5.0, 30.0])
-def test_rows_are_at_least_98_percent_full(objective: str, seq_len: int, mean_sentences: float) -> None:
+@pytest.mark.parametrize("objective", ["nsp", "sop", "mlm"])
+@pytest.mark.parametrize("documents", ["short", "long", "like the demo's"])
+def test_rows_are_at_least_98_percent_full(objective: str, seq_len: int, documents: str) -> None:
     options = SamplingOptions(seq_len, objective, packing=True)  # type: ignore[arg-type]
-    plan = plan_window([fake_block(random_documents(5000, sentences=mean_sentences))], options, 1)
+    texts = {
+        "short": random_documents(5000, sentences=5.0),
+        "long": random_documents(5000, sentences=30.0),
+        "like the demo's": demo_like_documents(2000),
+    }
+    plan = plan_window([fake_block(texts[documents])], options, 1)
     lengths = plan.text_lengths + options.num_special_tokens
     assert lengths.sum() / (pack(lengths, seq_len, 1).num_rows * seq_len) >= 0.98
 

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretrain.data import nsp
-from pretrain.data.nsp import IS_NEXT, IS_RANDOM, fit_pair
+from pretrain.data.nsp import IS_NEXT, IS_RANDOM
 from pretrain.data.options import SamplingOptions
+from pretrain.data.pairs import Draw, coin_sum, fit_pair
 from pretrain.data.plan import plan_window
 from pretrain.data.samples import SamplePlan, WindowText
 from pretrain.errors import UsageError
+from tests.data.draws import Draws
 from tests.data.fakes import Documents, fake_block, random_documents
 
 documents_strategy = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=12), min_size=1, max_size=12)
@@ -39,30 +40,6 @@ class Pair:
     label: int
 
 
-class Draws:
-    """The draws that the plan makes for a sentence, one at a time."""
-
-    def __init__(self, options: SamplingOptions, draw_key: int) -> None:
-        self._options, self._key = options, draw_key
-
-    def target(self, sentence: int) -> int:
-        return int(nsp._target_lengths(np.array([sentence]), self._options, self._key)[0])
-
-    def coin(self, sentence: int) -> bool:
-        return self._word(nsp._Draw.LABEL, sentence) >> 63 == 1
-
-    def below(self, purpose: nsp._Draw, sentence: int, bound: int) -> int:
-        return (self._word(purpose, sentence) >> 32) * bound >> 32
-
-    def front(self, purpose: nsp._Draw, sentence: int, number: int) -> bool:
-        """Whether the `number`-th token that is taken off is taken from the front."""
-        word = self._word(purpose, sentence + (number // 64 << 40))
-        return bool(word >> (63 - number % 64) & 1)
-
-    def _word(self, purpose: nsp._Draw, counter: int) -> int:
-        return int(nsp._draw(self._key, purpose, np.array([counter]))[0])
-
-
 def reference_pairs(documents: Documents, options: SamplingOptions, draw_key: int) -> list[Pair]:
     """BERT's procedure over lists of token numbers; every sentence shorter than a sample, two documents."""
     draws, limit = Draws(options, draw_key), options.max_text_tokens
@@ -81,18 +58,18 @@ def reference_pairs(documents: Documents, options: SamplingOptions, draw_key: in
             chunk: list[list[int]] = []
             while position + len(chunk) < len(text) and sum(map(len, chunk)) < target:
                 chunk.append(text[position + len(chunk)])
-            num_a = 1 + draws.below(nsp._Draw.CUT, number, max(len(chunk) - 1, 1))
+            num_a = 1 + draws.below(Draw.CUT, number, max(len(chunk) - 1, 1))
             a, rest = list(chain(*chunk[:num_a])), list(chain(*chunk[num_a:]))
-            is_random = len(chunk) == 1 or draws.coin(number)
+            is_random = len(chunk) == 1 or draws.coin(Draw.LABEL, number)
             if len(chunk) == 1:
                 surplus_random += 1
             elif is_random and surplus_random >= 2:
                 is_random = False
                 surplus_random -= 2
             if is_random:
-                other = draws.below(nsp._Draw.OTHER_DOCUMENT, number, len(texts) - 1)
+                other = draws.below(Draw.OTHER_DOCUMENT, number, len(texts) - 1)
                 other += other >= own
-                begin = draws.below(nsp._Draw.OTHER_SENTENCE, number, len(texts[other]))
+                begin = draws.below(Draw.OTHER_SENTENCE, number, len(texts[other]))
                 b: list[int] = []
                 for sentence in texts[other][begin:]:
                     b = b + sentence
@@ -102,12 +79,7 @@ def reference_pairs(documents: Documents, options: SamplingOptions, draw_key: in
             else:
                 b = rest
                 position += len(chunk)
-            taken = {nsp._Draw.TRIM_A: 0, nsp._Draw.TRIM_B: 0}
-            while len(a) + len(b) > limit:
-                purpose = nsp._Draw.TRIM_A if len(a) > len(b) else nsp._Draw.TRIM_B
-                longer = a if len(a) > len(b) else b
-                longer.pop(0 if draws.front(purpose, number, taken[purpose]) else -1)
-                taken[purpose] += 1
+            a, b = draws.truncated(a, b, limit, number)
             pairs.append(Pair(a, b, IS_RANDOM if is_random else IS_NEXT))
     return pairs
 
@@ -184,17 +156,7 @@ def test_cuts_and_partners_are_spread_evenly() -> None:
     assert counts.min() > 0.6 * first.sum() / 11
 
 
-def test_a_plan_does_not_depend_on_how_many_sentences_are_drawn_for_at_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    documents, options = random_documents(50), options_for("nsp", 64)
-    whole = plan_of(documents, options)
-    monkeypatch.setattr(nsp, "_SENTENCES_AT_ONCE", 7)
-    pieces = plan_of(documents, options)
-    assert all(np.array_equal(getattr(whole, name), getattr(pieces, name)) for name in vars(whole))
-
-
-@pytest.mark.parametrize("objective", ["nsp", "mlm"])
+@pytest.mark.parametrize("objective", ["nsp", "sop", "mlm"])
 def test_other_keys_plan_other_samples(objective: str) -> None:
     documents, options = random_documents(50), options_for(objective, 64)
     assert plan_of(documents, options, 1).a_start.tolist() != plan_of(documents, options, 2).a_start.tolist()
@@ -252,7 +214,7 @@ def test_fitted_lengths_are_those_of_taking_token_by_token() -> None:
 
 def test_tokens_are_taken_from_both_ends_alike() -> None:
     tosses = np.full(20_000, 150)
-    heads = nsp._coin_sum(tosses, 9, nsp._Draw.TRIM_A, np.arange(20_000))
+    heads = coin_sum(tosses, 9, Draw.TRIM_A, np.arange(20_000))
     # Binomial(150, 1/2): mean 75, variance 37.5.
     assert abs(heads.mean() - 75) < 5 * np.sqrt(37.5 / 20_000)
     assert abs(heads.var() - 37.5) < 2
@@ -284,13 +246,14 @@ def test_first_segments_of_mlm_have_all_lengths() -> None:
     [
         {"seq_len": 7},
         {"seq_len": 65_537},
-        {"objective": "sop"},
+        {"objective": "clm"},
         {"mask_probability": 0.0},
         {"mask_probability": 1.1},
         {"mask_token_share": 0.95},
         {"random_token_share": -0.1},
         {"short_sample_probability": 2.0},
         {"window_blocks": 0},
+        {"static_epochs": -1},
     ],
 )
 def test_options_out_of_range_are_named(changes: dict[str, object]) -> None:

@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 
 from pretrain.data.batches import Batch
 from pretrain.data.options import SamplingOptions
-from pretrain.data.order import Cursor
-from pretrain.data.store import Documents as StoredDocuments
-from pretrain.data.store import SpecialIds, StoreLayout, StoreWriter, TokenStore
+from pretrain.data.order import Cursor, permute
 from pretrain.data.stream import RowStream, StepRows
 from pretrain.errors import DataError
 from tests.data.fakes import ALL_SPECIAL_IDS, SPECIAL_IDS, VOCAB_SIZE, Documents, FakeSplit, random_documents
+from tests.data.stored import write_store
 
 DOCUMENTS = random_documents(60, sentences=4.0, tokens=9.0)
 
@@ -140,11 +139,50 @@ def test_the_stream_stays_what_it_was() -> None:
     documents = [[(7 * i + 5 * j) % 23 + 1 for j in range(i % 9 + 1)] for i in range(40)]
     rows = stream_of(documents).step(Cursor(3, 1, 2), 8)
     samples = [27, 9, 30, 1, 23, 22, 7, 29, 4, 0]
-    assert rows.sample_names() == [f"3:1:{sample}" for sample in samples]
+    assert [name.split(":")[3] for name in rows.sample_names()] == [*map(str, samples)]
+    assert rows.sample_names()[:2] == ["3:1:1:27", "3:1:3:9"]
     batch = all_rows(rows)
     assert batch.masked_positions[:10].tolist() == [19, 20, 23, 26, 31, 35, 40, 44, 50, 72]
     cls_positions = [0, 64, 128, 175, 192, 226, 256, 320, 384, 448]
     assert batch.cls_positions[: batch.num_samples].tolist() == cls_positions
+
+
+def test_a_name_says_in_which_block_the_sample_begins() -> None:
+    """Sought in the text: A's tokens follow one another in that block."""
+    split = FakeSplit(DOCUMENTS, 300)
+    rows = stream_of().step(Cursor(0, 0, 3), 60)
+    batch = all_rows(rows)
+    ids = batch.input_ids.flatten().clone()
+    ids[batch.masked_positions[: batch.num_masked]] = batch.masked_labels[: batch.num_masked]
+    blocks = [int(name.split(":")[2]) for name in rows.sample_names()]
+    assert len(set(blocks)) > 3
+    for first, block in zip(batch.cls_positions[: batch.num_samples].tolist(), blocks, strict=True):
+        text = ids[first + 1 :].tolist()
+        a = text[: text.index(SPECIAL_IDS["sep"])]
+        tokens = split.block(block).tokens.tolist()
+        assert any(tokens[at : at + len(a)] == a for at in range(len(tokens)))
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_another_order_of_windows_has_other_names(packing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Documents of one length, so that nothing but the place in the store tells them apart."""
+
+    def names() -> list[str]:
+        options = SamplingOptions(64, "mlm", packing=packing, window_blocks=2)
+        split = FakeSplit([[40]] * 60, 300)
+        stream = RowStream(split, SPECIAL_IDS, ALL_SPECIAL_IDS, VOCAB_SIZE, options, 5)
+        return stream.step(Cursor(0, 0, 0), 12).sample_names()
+
+    expected = names()
+    assert names() == expected
+
+    def two_windows_swapped(positions: np.ndarray, size: int, draw_key: int) -> np.ndarray:
+        return permute((positions + 2) % 4 if positions.max() < 4 else positions, size, draw_key)
+
+    monkeypatch.setattr("pretrain.data.stream.permute", two_windows_swapped)
+    swapped = names()
+    assert swapped != expected
+    assert {name.split(":")[2] for name in swapped}.isdisjoint(name.split(":")[2] for name in expected)
 
 
 def test_seeds_differ() -> None:
@@ -175,25 +213,20 @@ def test_epoch_rows_end_with_the_epoch() -> None:
     assert limited.next_cursor == stream.step(Cursor(1, 0, 0), 30).next_cursor
 
 
-def test_a_store_on_disk_gives_the_rows_of_the_same_documents_in_memory(tmp_path: Path) -> None:
-    fake = FakeSplit(DOCUMENTS, 300)
-    special = SpecialIds(**SPECIAL_IDS)
-    layout = StoreLayout(VOCAB_SIZE, special, tuple(ALL_SPECIAL_IDS), block_tokens=300, shard_tokens=300)
-    with StoreWriter(tmp_path / "store", layout) as writer:
-        (writer.tokenizer_path / "tokenizer.json").write_text("{}")
-        for block in map(fake.block, range(fake.num_blocks)):
-            starts = np.ones(len(block.tokens), dtype=bool)
-            writer.add(
-                "train",
-                StoredDocuments(block.tokens, block.sentence_lengths, block.document_lengths, starts),
-            )
-        writer.finish({})
-    store = TokenStore.open(tmp_path / "store")
-    options = SamplingOptions(64, "nsp", packing=True, window_blocks=3)
-    split = store.split("train")
-    stream = RowStream(split, store.special_ids, store.all_special_ids, store.vocab_size, options, 5)
-    expected = all_rows(stream_of().step(Cursor(0, 1, 2), 50))
-    assert torch.equal(all_rows(stream.step(Cursor(0, 1, 2), 50)).input_ids, expected.input_ids)
+@pytest.mark.parametrize("whole_words", [False, True])
+def test_a_store_on_disk_gives_the_rows_of_the_same_documents_in_memory(
+    tmp_path: Path, whole_words: bool
+) -> None:
+    store = write_store(tmp_path / "store", DOCUMENTS)
+    options = SamplingOptions(64, "nsp", packing=True, window_blocks=3, whole_words=whole_words)
+    special = (store.special_ids, store.all_special_ids, store.vocab_size)
+    stored = RowStream(store.split("train"), *special, options, 5)
+    in_memory = RowStream(FakeSplit(DOCUMENTS, 300), SPECIAL_IDS, ALL_SPECIAL_IDS, VOCAB_SIZE, options, 5)
+    rows, expected = (all_rows(stream.step(Cursor(0, 1, 2), 50)) for stream in (stored, in_memory))
+    assert torch.equal(rows.input_ids, expected.input_ids)
+    assert torch.equal(rows.masked_positions, expected.masked_positions)
+    plain = all_rows(stream_of().step(Cursor(0, 1, 2), 50))
+    assert torch.equal(plain.masked_positions, rows.masked_positions) != whole_words
 
 
 def test_two_windows_are_kept() -> None:
@@ -237,7 +270,7 @@ def test_windows_without_rows_are_passed_over() -> None:
     ("documents", "objective", "message"),
     [
         ([], "mlm", "has no text"),
-        ([[20, 20]], "nsp", "data.objective=mlm"),
+        ([[20, 20]], "nsp", "data.objective to sop or mlm"),
     ],
 )
 def test_a_split_that_cannot_serve_the_objective(documents: Documents, objective: str, message: str) -> None:

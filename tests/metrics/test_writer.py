@@ -41,12 +41,21 @@ EVALUATION = EvalRecord(
 )
 
 
-def write(folder: Path, finished: int, last: int, loss: float, close: bool = True) -> None:
+def write(
+    folder: Path, finished: int, last: int, loss: float, close: bool = True, name: str | None = None
+) -> None:
     writer = MetricsWriter(
-        folder / "metrics.jsonl", folder / "eval.jsonl", folder / "tensorboard", finished, log_every=2
+        folder / "metrics.jsonl",
+        folder / "eval.jsonl",
+        folder / "samples.jsonl",
+        folder / "tensorboard",
+        finished,
+        log_every=2,
     )
     for step in range(finished + 1, last + 1):
         writer.step(replace(RECORD, step=step, loss=loss))
+        if name is not None:
+            writer.samples(step, [f"{name}{step}", name])
         if step % 4 == 0:
             writer.evaluation(replace(EVALUATION, step=step, mlm_loss=loss))
     if close:
@@ -70,6 +79,7 @@ def test_lines_are_there_at_once(tmp_path: Path) -> None:
     write(tmp_path, 0, 5, 3.0, close=False)
     assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
     assert [line["step"] for line in lines(tmp_path / "eval.jsonl")] == [4]
+    assert "stores" not in lines(tmp_path / "eval.jsonl")[0]
 
 
 def test_restart_drops_what_is_made_again(tmp_path: Path) -> None:
@@ -99,3 +109,32 @@ def test_tensorboard_reads_it(tmp_path: Path, restarted: bool) -> None:
     assert loss == [(2, 3.0), (4, 3.0), (6, 3.0), (8, 5.0 if restarted else 3.0)]
     assert [event.value for event in board.Scalars("heldout/mask_only_loss")] == [2.75, 2.75]
     assert "train/mfu" not in board.Tags()["scalars"]
+
+
+def test_samples_are_lines_of_their_own_and_restart_with_the_rest(tmp_path: Path) -> None:
+    write(tmp_path, 0, 4, 3.0, name="a")
+    write(tmp_path, 2, 3, 3.0, name="b")
+    found = lines(tmp_path / "samples.jsonl")
+    assert found == [
+        {"step": 1, "samples": ["a1", "a"]},
+        {"step": 2, "samples": ["a2", "a"]},
+        {"step": 3, "samples": ["b3", "b"]},
+    ]
+    write(tmp_path, 1, 3, 3.0)  # not asked for any more: what was made again is not kept
+    assert [line["step"] for line in lines(tmp_path / "samples.jsonl")] == [1]
+
+
+def test_stores_of_a_blend_are_in_their_validation(tmp_path: Path) -> None:
+    writer = MetricsWriter(
+        tmp_path / "m", tmp_path / "e", tmp_path / "s", tmp_path / "board", finished_steps=0, log_every=1
+    )
+    figures = {"mlm_loss": 1.5, "nsp_accuracy": None, "mask_only_loss": float("nan")}
+    writer.evaluation(replace(EVALUATION, step=4, stores={"a/b": figures}))
+    writer.close()
+    (record,) = lines(tmp_path / "e")
+    assert record["mlm_loss"] == 2.5
+    assert record["stores"] == {"a/b": figures | {"mask_only_loss": None}}
+    board = EventAccumulator(str(tmp_path / "board"))
+    board.Reload()
+    assert [event.value for event in board.Scalars("heldout a/b/mlm_loss")] == [1.5]
+    assert "heldout/stores" not in board.Tags()["scalars"]

@@ -1,0 +1,73 @@
+"""Which data a run may go on with: the same store or blend, wherever it lies now."""
+
+from pathlib import Path
+
+import pytest
+
+from pretrain.checkpoint import RunState, SavedStore, check_same_course
+from pretrain.errors import DataError, PretrainError, UsageError
+from tests.checkpoint.saved import state_at
+
+FOLDER = Path("run/checkpoints/step-00000003")
+ONE = SavedStore(name="one", fingerprint="1" * 64, weight=2)
+TWO = SavedStore(name="two", fingerprint="2" * 64, weight=1)
+THREE = SavedStore(name="three", fingerprint="3" * 64, weight=1)
+
+
+def state(*stores: SavedStore, fingerprint: str = "f" * 64) -> RunState:
+    return state_at(3).model_copy(update={"blend": list(stores), "store_fingerprint": fingerprint})
+
+
+def test_the_same_data_is_the_same_wherever_it_lies() -> None:
+    check_same_course(FOLDER, state(), state(), 10)
+    moved = [store.model_copy(update={"name": f"elsewhere/{store.name}"}) for store in (ONE, TWO)]
+    check_same_course(FOLDER, state(ONE, TWO), state(*moved), 10)
+
+
+@pytest.mark.parametrize(
+    ("saved", "now", "kind", "message"),
+    [
+        (state(), state(fingerprint="e" * 64), DataError, "another token store"),
+        (state(ONE, TWO), state(ONE, THREE), DataError, "two is not there now; three is new"),
+        (state(ONE, TWO), state(ONE, TWO, THREE), DataError, "another blend: three is new"),
+        (state(ONE, TWO, THREE), state(ONE, TWO), DataError, "another blend: three is not there now"),
+        (
+            state(ONE, TWO),
+            state(ONE, TWO.model_copy(update={"weight": 5})),
+            UsageError,
+            "shared the rows 2 : 1, now 2 : 5",
+        ),
+        (state(ONE, TWO), state(TWO, ONE), UsageError, "came in the order one, two"),
+        (state(ONE, TWO), state(), UsageError, "was trained on a blend, and this run reads one store"),
+        (state(), state(ONE, TWO), UsageError, "was trained on one store, and this run reads a blend"),
+    ],
+)
+def test_other_data_is_refused_naming_the_difference(
+    saved: RunState, now: RunState, kind: type[PretrainError], message: str
+) -> None:
+    with pytest.raises(kind, match=message) as error:
+        check_same_course(FOLDER, saved, now, 10)
+    assert str(FOLDER) in str(error.value)
+
+
+def test_a_checkpoint_from_before_blends_is_read() -> None:
+    content = state().model_dump()
+    del content["blend"]
+    assert RunState.model_validate(content) == state()
+
+
+def test_an_option_that_came_later_had_its_default_before() -> None:
+    old, now = (
+        {"seq_len": 128, "objective": "mlm"},
+        {"seq_len": 128, "objective": "mlm", "whole_words": False},
+    )
+    saved, following = (state().model_copy(update={"sampling": sampling}) for sampling in (old, now))
+    check_same_course(FOLDER, saved, following, 10)
+    changed = state().model_copy(update={"sampling": now | {"whole_words": True}})
+    with pytest.raises(UsageError, match=r"data\.whole_words = False, this run has True"):
+        check_same_course(FOLDER, saved, changed, 10)
+
+
+def test_weights_of_any_size_go_through_json() -> None:
+    large = state(ONE.model_copy(update={"weight": 10**30 + 1}), TWO)
+    assert RunState.model_validate_json(large.model_dump_json()) == large
