@@ -1,5 +1,5 @@
-"""A document, a tally of what was met while reading, and two rules that every source keeps: text is valid
-UTF-8, and no document is longer than `MAX_DOCUMENT_BYTES`.
+"""What every source keeps to: a tally of what was met while reading, valid UTF-8, and no document longer than
+`MAX_DOCUMENT_BYTES`.
 
 The bound keeps memory bounded however long a line or a file is (a tokenizer takes some 200 bytes for each
 byte of a single text), and it keeps a block of the store near its nominal size.
@@ -8,7 +8,6 @@ byte of a single text), and it keeps a block of the store near its nominal size.
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import AnyStr
 
 from data_prep.options import BadText
@@ -19,14 +18,6 @@ MAX_DOCUMENT_BYTES = 1 << 20
 _SENTENCE_ENDS = ("\n", ". ", "! ", "? ", "。", "！", "？", "।", "؟ ")  # noqa: RUF001 - other scripts' marks
 _SENTENCE_ENDS_UTF8 = tuple(end.encode() for end in _SENTENCE_ENDS)
 _MAX_UTF8_CONTINUATION = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """One document and where it was found (`file:line`, `file at byte N`, a module of the demo corpus)."""
-
-    origin: str
-    text: str
 
 
 @dataclass
@@ -44,42 +35,56 @@ class Intake:
         self.documents += 1
         self.dropped[reason] += 1
 
-    def keep(self, origin: str, text: str) -> Document | None:
-        """A document, unless it is blank."""
+    def keep(self, text: str) -> bool:
+        """Count a text; False if it is blank, and so none."""
         if not text or text.isspace():
             self.drop("empty")
-            return None
+            return False
         self.documents += 1
-        return Document(origin, text)
+        return True
+
+    def add(self, other: "Intake") -> None:
+        """Add up what was met elsewhere, in a worker for example."""
+        self.bytes_read += other.bytes_read
+        self.documents += other.documents
+        self.documents_cut += other.documents_cut
+        self.repaired += other.repaired
+        self.duplicate_passages += other.duplicate_passages
+        self.dropped.update(other.dropped)
 
 
-def decode(content: bytes, path: Path, offset: int, on_bad_text: BadText, intake: Intake) -> str | None:
-    """UTF-8 text of bytes that begin at byte `offset` of `path`; None where they are to be skipped."""
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        if on_bad_text == "error":
-            raise DataError(
-                f"{path} is not valid UTF-8 at byte {offset + error.start} ({error.reason}); "
-                "convert the file, or choose --on-bad-text replace or skip."
-            ) from None
+def repair(
+    error: UnicodeDecodeError, place: str, offset: int, on_bad_text: BadText, intake: Intake
+) -> str | None:
+    """The text of bytes that are not UTF-8, None where it is to be skipped; raises DataError under "error".
+
+    The bytes begin at byte `offset` of `place`, which the message names.
+    """
+    if on_bad_text == "error":
+        raise DataError(
+            f"{place} is not valid UTF-8 at byte {offset + error.start} ({error.reason}); "
+            "convert the file, or choose --on-bad-text replace or skip."
+        ) from None
     if on_bad_text == "skip":
         intake.drop("invalid UTF-8")
         return None
     intake.repaired += 1
-    return content.decode(errors="replace")
+    return error.object.decode(errors="replace")
 
 
-def bounded(content: bytes, intake: Intake) -> Iterator[bytes]:
-    """The content in pieces no longer than `MAX_DOCUMENT_BYTES`."""
-    start = 0
+def bounded(text: str, intake: Intake) -> Iterator[str]:
+    """The text in pieces whose UTF-8 is no longer than `MAX_DOCUMENT_BYTES`."""
+    if len(text) * (_MAX_UTF8_CONTINUATION + 1) <= MAX_DOCUMENT_BYTES:
+        yield text
+        return
+    content, start = text.encode(), 0
     while len(content) - start > MAX_DOCUMENT_BYTES:
-        piece = content[start : start + MAX_DOCUMENT_BYTES + 1]
-        length = byte_cut(piece, MAX_DOCUMENT_BYTES)
-        yield piece[:length]
+        window = content[start : start + MAX_DOCUMENT_BYTES + 1]
+        length = byte_cut(window, MAX_DOCUMENT_BYTES)
+        yield window[:length].decode()
         intake.documents_cut += 1
         start += length
-    yield content[start:]
+    yield content[start:].decode()
 
 
 def byte_cut(content: bytes, limit: int) -> int:

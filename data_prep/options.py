@@ -6,15 +6,17 @@ from typing import Any, Literal
 from pretrain.errors import UsageError
 
 BadText = Literal["error", "replace", "skip"]
-Format = Literal["auto", "text", "jsonl"]
+Format = Literal["auto", "text", "jsonl", "csv", "parquet", "arrow"]
 Grouping = Literal["blank-line", "file", "line"]
 SentenceMethod = Literal["sentencex", "line"]
+TokenizerKind = Literal["wordpiece", "bpe", "unigram", "sentencepiece-bpe"]
 
 DEFAULT_VOCAB_SIZE = 30_528  # BERT's 30,522, rounded up to a multiple of 64
 DEMO_VOCAB_SIZE = 2_048  # small, so that two layers see each entry often within minutes
 DEFAULT_BLOCK_TOKENS = 1 << 20
 DEMO_BLOCK_TOKENS = 1 << 16  # some hundred blocks, so that a small corpus is shuffled too
 DEFAULT_SHARD_TOKENS = 256_000_000
+DEFAULT_SEGMENT_BYTES = 256 << 20
 DEFAULT_HELDOUT = 0.01
 DEMO_HELDOUT = 0.02  # some hundred sentence pairs, so that an accuracy on them says something
 DEMO_BYTES = 28_000_000
@@ -23,26 +25,42 @@ TOKENIZER_SAMPLE_BYTES = 128_000_000
 
 @dataclass(frozen=True)
 class InputOptions:
-    """Where documents come from. `demo` stands for the documentation of the installed Python packages."""
+    """Where documents come from: files (`paths`), a dataset of the Hugging Face Hub (`hub`), or the documentation
+    of the installed Python packages (`demo`). `text_column` None: the column is found.
+
+    `segment_bytes`: about so much input makes a segment, the unit in which a build is split over machines.
+    """
 
     paths: tuple[str, ...] = ()
+    hub: str | None = None
+    hub_config: str | None = None
+    hub_split: str = "train"
+    hub_revision: str | None = None
     demo: bool = False
     demo_bytes: int = DEMO_BYTES
     format: Format = "auto"
     documents: Grouping = "blank-line"
-    text_column: str = "text"
+    text_column: str | None = None
     on_bad_text: BadText = "error"
+    segment_bytes: int = DEFAULT_SEGMENT_BYTES
 
 
 @dataclass(frozen=True)
 class TokenizerOptions:
-    """An existing tokenizer folder (`path`), or a new one of `vocab_size` entries."""
+    """An existing tokenizer (`path`), or a new one of `vocab_size` entries.
+
+    `lowercase` None: WordPiece ignores case, the other kinds keep it.
+    """
 
     path: str | None = None
-    train: Literal["wordpiece"] = "wordpiece"
+    train: TokenizerKind = "wordpiece"
     vocab_size: int = DEFAULT_VOCAB_SIZE
-    lowercase: bool = True
+    lowercase: bool | None = None
     sample_bytes: int = TOKENIZER_SAMPLE_BYTES
+
+    @property
+    def is_lowercase(self) -> bool:
+        return self.train == "wordpiece" if self.lowercase is None else self.lowercase
 
 
 @dataclass(frozen=True)
@@ -70,8 +88,9 @@ class BuildOptions:
 
 def check_options(options: BuildOptions) -> None:
     """Raises UsageError for values that no build could honour."""
-    if bool(options.input.paths) == options.input.demo:
-        raise UsageError("Give either --input PATH or --demo.")
+    source = options.input
+    if bool(source.paths) + bool(source.hub) + source.demo != 1:
+        raise UsageError("Give one of --input PATH, --hub NAME and --demo.")
     if not 0 <= options.heldout < 1:
         raise UsageError(
             f"--heldout is {options.heldout}; it is a share of the documents, from 0 to below 1."
@@ -81,7 +100,8 @@ def check_options(options: BuildOptions) -> None:
         "--tokenizer-sample-bytes": options.tokenizer.sample_bytes,
         "--block-tokens": options.block_tokens,
         "--shard-tokens": options.shard_tokens,
-        "--demo-bytes": options.input.demo_bytes,
+        "--demo-bytes": source.demo_bytes,
+        "--segment-bytes": source.segment_bytes,
     }
     for name, value in positive.items():
         if value < 1:

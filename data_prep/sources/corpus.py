@@ -1,15 +1,24 @@
-"""A corpus: documents in a fixed order, and a bounded sample of them for training a tokenizer."""
+"""A corpus: segments of chunks in a fixed order, and a bounded sample of its texts for training a tokenizer."""
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from data_prep.documents import Document, Intake
+from data_prep.documents import Intake
 from data_prep.options import InputOptions
-from data_prep.sources.files import InputFile, InputFiles
-from data_prep.sources.jsonl import read_jsonl
-from data_prep.sources.text import read_text
-from pretrain.errors import UsageError
+from data_prep.sources.boundaries import newlines_of
+from data_prep.sources.chunks import CHUNK_BYTES, Chunk, line_chunks, text_chunks
+from data_prep.sources.columnar import columnar_batches
+from data_prep.sources.content import opened_content
+from data_prep.sources.delimited import delimited_batches
+from data_prep.sources.files import InputFiles, find_files
+from data_prep.sources.reading import read_chunk
+from data_prep.sources.rows import row_chunks
+from data_prep.sources.segments import Share, byte_range, plan_segments
+from data_prep.sources.text_column import USUAL_COLUMN, find_column
+
+_SAMPLE_CHUNK_BYTES = 1 << 16
 
 
 class Corpus(Protocol):
@@ -17,10 +26,13 @@ class Corpus(Protocol):
 
     @property
     def total_bytes(self) -> int:
-        """What `Intake.bytes_read` will be at the end."""
+        """About the sum of all chunks' `num_bytes`; 0 where it is not known."""
 
-    def documents(self, intake: Intake) -> Iterator[Document]:
-        """All documents, each time in the same order."""
+    @property
+    def num_segments(self) -> int: ...
+
+    def chunks(self, segment: int) -> Iterator[Chunk]:
+        """All chunks of a segment: the same ones each time, a function of the input and the options alone."""
 
     def sample(self, limit_bytes: int) -> Iterator[str]:
         """Texts of about `limit_bytes` in all, the same ones each time."""
@@ -31,78 +43,82 @@ class Corpus(Protocol):
 
 @dataclass(frozen=True)
 class FileCorpus:
-    """The documents of files; its sample takes the same share from the beginning of each file."""
+    """The documents of files; its sample takes the same share from the beginning of each file.
+
+    `column` holds the text where files have columns.
+    """
 
     inputs: InputFiles
     options: InputOptions
+    column: str | None
+    segments: tuple[tuple[Share, ...], ...] = field(repr=False)
 
     @property
     def total_bytes(self) -> int:
         return self.inputs.total_bytes
 
-    def documents(self, intake: Intake) -> Iterator[Document]:
-        for file in self.inputs.files:
-            yield from self._read(file, intake)
+    @property
+    def num_segments(self) -> int:
+        return len(self.segments)
+
+    def chunks(self, segment: int) -> Iterator[Chunk]:
+        for share in self.segments[segment]:
+            yield from self._chunks(share, CHUNK_BYTES)
 
     def sample(self, limit_bytes: int) -> Iterator[str]:
-        share = min(1.0, limit_bytes / max(1, self.total_bytes))
         taken, passed = 0, 0
         for file in self.inputs.files:
             passed += file.bytes
-            # Many small files: those after which the share is already met are left out whole.
-            if taken > share * passed:
+            # Of text behind the compression there may be more than `passed`: the limit is what counts.
+            quota = limit_bytes * passed / max(1, self.total_bytes)
+            # Many small files: those after which the quota is already met are left out whole.
+            if taken > quota:
                 continue
-            for document in self._read(file, Intake()):
-                yield document.text
-                taken += len(document.text)
-                if taken > share * passed:
+            for text in self._texts(Share(file)):
+                yield text
+                taken += len(text)
+                if taken > quota:
                     break
 
     def describe(self) -> dict[str, Any]:
+        files = self.inputs.files
         return {
-            "files": len(self.inputs.files),
+            "files": len(files),
             "bytes": self.total_bytes,
+            "formats": dict(sorted(Counter(file.format for file in files).items())),
+            "compressions": dict(
+                sorted(Counter(file.compression for file in files if file.compression).items())
+            ),
+            "text_column": self.column,
             "digest": self.inputs.digest(),
             "ignored_files_by_suffix": self.inputs.ignored,
         }
 
-    def _read(self, file: InputFile, intake: Intake) -> Iterator[Document]:
-        options = self.options
-        try:
-            if file.format == "jsonl":
-                yield from read_jsonl(file.path, options.text_column, options.on_bad_text, intake)
+    def _texts(self, share: Share) -> Iterator[str]:
+        for chunk in self._chunks(share, _SAMPLE_CHUNK_BYTES):
+            yield from read_chunk(chunk, self.options, Intake())
+
+    def _chunks(self, share: Share, chunk_bytes: int) -> Iterator[Chunk]:
+        file, on_bad_text, column = share.file, self.options.on_bad_text, self.column or USUAL_COLUMN
+        path = str(file.path)
+        if file.format in ("parquet", "arrow"):
+            yield from row_chunks(columnar_batches(file, column), path, on_bad_text, chunk_bytes)
+            return
+        begin, end = byte_range(share, self.options)
+        if begin == end:
+            return
+        with opened_content(file, begin, end, chunk_bytes) as content:
+            if file.format == "text":
+                yield from text_chunks(content, file.path, newlines_of(self.options.documents), chunk_bytes)
+            elif file.format == "jsonl":
+                yield from line_chunks(content, file.path, column, on_bad_text, chunk_bytes)
             else:
-                yield from read_text(file.path, options.documents, options.on_bad_text, intake)
-        except OSError as error:
-            raise UsageError(f"{file.path} cannot be read: {error.strerror or error}.") from None
+                batches = delimited_batches(content, file, column, chunk_bytes)
+                yield from row_chunks(batches, path, on_bad_text, chunk_bytes)
 
 
-@dataclass(frozen=True)
-class ListedCorpus:
-    """Documents that are in memory already (the demo corpus), with the intake of their collection."""
-
-    listed: tuple[Document, ...]
-    collected: Intake
-
-    @property
-    def total_bytes(self) -> int:
-        return sum(len(document.text) for document in self.listed)
-
-    def documents(self, intake: Intake) -> Iterator[Document]:
-        intake.dropped.update(self.collected.dropped)
-        intake.documents += self.collected.documents
-        intake.duplicate_passages += self.collected.duplicate_passages
-        for document in self.listed:
-            intake.bytes_read += len(document.text)
-            yield document
-
-    def sample(self, limit_bytes: int) -> Iterator[str]:
-        taken = 0
-        for document in self.listed:
-            if taken > limit_bytes:
-                return
-            taken += len(document.text)
-            yield document.text
-
-    def describe(self) -> dict[str, Any]:
-        return {"documents": len(self.listed), "bytes": self.total_bytes}
+def open_files(options: InputOptions) -> FileCorpus:
+    """The files that `options` name; raises UsageError where a path or the column of the text is not clear."""
+    inputs = find_files(options.paths, options.format)
+    column = options.text_column or find_column(inputs.files)
+    return FileCorpus(inputs, options, column, plan_segments(inputs.files, options))

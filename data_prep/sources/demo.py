@@ -23,9 +23,9 @@ from functools import partial
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from data_prep.documents import Document, Intake
+from data_prep.documents import Intake
 from data_prep.progress import Progress
-from data_prep.sources.corpus import ListedCorpus
+from data_prep.sources.listed import Document, ListedCorpus
 from data_prep.workers import Workers
 from pretrain.errors import DataError
 
@@ -74,7 +74,7 @@ def collect_demo(workers: Workers, progress: Progress, limit_bytes: int) -> List
     progress.stop()
     if not documents:
         raise DataError("This Python has no documentation to build the demo corpus from; give --input PATH.")
-    return ListedCorpus(tuple(documents), intake)
+    return ListedCorpus(tuple(documents), intake, "the demo corpus")
 
 
 def read_modules(files: tuple[SourceFile, ...]) -> list[Module]:
@@ -191,7 +191,6 @@ def _distinct(modules: Iterable[Module], intake: Intake) -> Iterator[Document]:
         elif len(text.split()) < MIN_DOCUMENT_WORDS:
             intake.drop("too short")
         else:
-            intake.documents += 1
             yield Document(module.origin, text)
 
 

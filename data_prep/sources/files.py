@@ -1,7 +1,7 @@
 """From the paths a user gives to the files to read, in a fixed order.
 
-A folder stands for all files below it, sorted by their path relative to it; hidden ones are left out. With
-`--format auto` the suffix decides; what is neither text nor JSON Lines is left out and counted.
+A folder stands for all files below it, sorted by their path; hidden ones are left out. With `--format auto` the
+suffix decides, after the suffix of a compression; what no format claims is left out and counted.
 """
 
 import glob
@@ -9,23 +9,48 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from data_prep.options import Format
-from pretrain.errors import UsageError
+from pretrain.errors import DataError, UsageError
 
-TEXT_SUFFIXES = frozenset({"", ".txt", ".text", ".md", ".rst"})
-JSONL_SUFFIXES = frozenset({".jsonl", ".ndjson", ".json"})
+Compression = Literal["gz", "zst", "xz", "bz2"]
+FileFormat = Literal["text", "jsonl", "csv", "parquet", "arrow"]
+
+_SUFFIXES: MappingProxyType[FileFormat, tuple[str, ...]] = MappingProxyType(
+    {
+        "text": ("", ".txt", ".text", ".md", ".rst"),
+        "jsonl": (".jsonl", ".ndjson", ".json"),
+        "csv": (".csv", ".tsv"),
+        "parquet": (".parquet",),
+        "arrow": (".arrow", ".feather"),
+    }
+)
+FORMATS = MappingProxyType({suffix: name for name, suffixes in _SUFFIXES.items() for suffix in suffixes})
+COMPRESSIONS: MappingProxyType[str, Compression] = MappingProxyType(
+    {".gz": "gz", ".zst": "zst", ".xz": "xz", ".bz2": "bz2"}
+)
+_LEAVE_ALONE = "leave the input alone while a store is built, and start again."
+# Formats that are read from anywhere, and have compressions of their own.
+_COLUMNAR = frozenset({"parquet", "arrow"})
+# What `datasets.save_to_disk` writes beside the Arrow files.
+_DATASET_NOTES = frozenset({"dataset_dict.json", "dataset_info.json", "state.json"})
 
 
 @dataclass(frozen=True)
 class InputFile:
+    """A file as it was when it was listed."""
+
     path: Path
-    format: Literal["text", "jsonl"]
+    format: FileFormat
     bytes: int
     modified_ns: int
+    compression: Compression | None = None
 
 
 @dataclass(frozen=True)
@@ -48,23 +73,46 @@ class InputFiles:
 def find_files(paths: tuple[str, ...], chosen: Format) -> InputFiles:
     """Raises UsageError for a path that is missing, matches nothing or has an unknown suffix."""
     ignored: Counter[str] = Counter()
-    found: dict[Path, InputFile] = {}
+    found: dict[str, InputFile] = {}
     for given in paths:
         for path, is_explicit in _expand(given):
-            format_ = _format_of(path) if chosen == "auto" else chosen
+            format_, compression = _kind_of(path, chosen)
             if format_ is None and is_explicit:
                 raise UsageError(
-                    f"{path}: the suffix {path.suffix!r} says neither text nor JSON Lines; "
-                    "give --format text or jsonl, or convert (decompress) the file first."
+                    f"{path}: the suffix {_suffixes(path)!r} says nothing of a format that is read; give --format "
+                    "text, jsonl, csv, parquet or arrow, or convert (decompress) the file first."
                 )
             if format_ is None:
-                ignored[path.suffix] += 1
+                ignored[_suffixes(path)] += 1
                 continue
             status = path.stat()
-            found.setdefault(path, InputFile(path, format_, status.st_size, status.st_mtime_ns))
+            file = InputFile(path, format_, status.st_size, status.st_mtime_ns, compression)
+            found.setdefault(os.path.realpath(path), file)
     if not found:
-        raise UsageError(f"There is no text or JSON Lines file in {', '.join(paths)}; check --input.")
+        raise UsageError(
+            f"There is no text, JSON Lines, CSV, Parquet or Arrow file in {', '.join(paths)}; check --input."
+        )
     return InputFiles(tuple(found.values()), dict(sorted(ignored.items())))
+
+
+@contextmanager
+def opened(file: InputFile) -> Iterator[FileIO]:
+    """The file, unbuffered; raises DataError if it is not the one that was listed, now or once it was read."""
+    try:
+        with file.path.open("rb", buffering=0) as raw:
+            _check_unchanged(file, os.fstat(raw.fileno()))
+            yield raw
+            _check_unchanged(file, file.path.stat())
+    except FileNotFoundError:
+        raise DataError(f"{file.path} was there when the build began and is gone; {_LEAVE_ALONE}") from None
+    except OSError as error:
+        raise UsageError(f"{file.path} cannot be read: {error.strerror or error}.") from None
+
+
+def _check_unchanged(file: InputFile, status: os.stat_result) -> None:
+    if (status.st_size, status.st_mtime_ns) != (file.bytes, file.modified_ns):
+        was = f"{file.bytes:,} bytes when the build began, {status.st_size:,} now"
+        raise DataError(f"{file.path} changed while it was read ({was}, or another time); {_LEAVE_ALONE}")
 
 
 def _expand(given: str) -> Iterator[tuple[Path, bool]]:
@@ -76,30 +124,51 @@ def _expand(given: str) -> Iterator[tuple[Path, bool]]:
     elif path.is_file():
         yield path, True
     elif path.exists():
-        raise UsageError(f"{path} is neither a file nor a folder; --input reads ordinary files, twice.")
+        raise _not_ordinary(path)
     elif glob.has_magic(given):
         matches = sorted(glob.glob(given, recursive=True))
         if not matches:
             raise UsageError(f"No file matches --input {given}; check the pattern.")
-        for match in matches:
-            if Path(match).is_dir():
-                yield from ((file, False) for file in _below(Path(match)))
+        for match in map(Path, matches):
+            if match.is_dir():
+                yield from ((file, False) for file in _below(match))
+            elif match.is_file():
+                yield match, False
             else:
-                yield Path(match), False
+                raise _not_ordinary(match)
     else:
         raise UsageError(f"--input {given} does not exist; check the path.")
+
+
+def _not_ordinary(path: Path) -> UsageError:
+    return UsageError(f"{path} is neither a file nor a folder; --input reads ordinary files, more than once.")
 
 
 def _below(folder: Path) -> Iterator[Path]:
     names: list[str] = []
     for root, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        names += [os.path.join(root, name) for name in files if not name.startswith(".")]
+        is_dataset = "dataset_dict.json" in files or any(name.endswith(".arrow") for name in files)
+        names += [
+            os.path.join(root, name)
+            for name in files
+            if not name.startswith(".") and not (is_dataset and name in _DATASET_NOTES)
+        ]
     return (path for path in map(Path, sorted(names)) if path.is_file())
 
 
-def _format_of(path: Path) -> Literal["text", "jsonl"] | None:
-    suffix = path.suffix.lower()
-    if suffix in JSONL_SUFFIXES:
-        return "jsonl"
-    return "text" if suffix in TEXT_SUFFIXES else None
+def compression_of(path: Path) -> Compression | None:
+    return COMPRESSIONS.get(path.suffix.lower())
+
+
+def _kind_of(path: Path, chosen: Format) -> tuple[FileFormat | None, Compression | None]:
+    compression = compression_of(path)
+    inner = path.with_suffix("") if compression else path
+    format_ = FORMATS.get(inner.suffix.lower()) if chosen == "auto" else chosen
+    if format_ in _COLUMNAR and compression:
+        return None, compression
+    return format_, compression
+
+
+def _suffixes(path: Path) -> str:
+    return "".join(path.suffixes[-2:]) if compression_of(path) else path.suffix

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.documents import Intake
+from data_prep.options import InputOptions
 from data_prep.progress import Progress
-from data_prep.sources import demo
-from data_prep.sources.corpus import ListedCorpus
+from data_prep.sources import demo, listed
 from data_prep.sources.demo import collect_demo, passages_of, prose
+from data_prep.sources.listed import ListedCorpus
+from data_prep.sources.reading import read_chunk
 from data_prep.workers import Workers
 
 DOCSTRING = """Return the sum of two numbers, which
@@ -151,3 +154,18 @@ def test_size_is_bounded(installation: Path, monkeypatch: pytest.MonkeyPatch) ->
     corpus = collect(installation, monkeypatch, limit=200)
     assert [document.origin for document in corpus.listed] == ["language reference/a", "language reference/b"]
     assert corpus.total_bytes == sum(len(document.text) for document in corpus.listed)
+
+
+def test_chunks_hold_the_documents_and_the_tally_once(
+    installation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = collect(installation, monkeypatch)
+    monkeypatch.setattr(listed, "CHUNK_BYTES", 200)
+    chunks = list(corpus.chunks(0))
+    assert len(chunks) > 1
+    assert sum(chunk.num_bytes for chunk in chunks) == corpus.total_bytes
+    intake = Intake()
+    texts = [text for chunk in chunks for text in read_chunk(chunk, InputOptions(demo=True), intake)]
+    assert texts == [document.text for document in corpus.listed]
+    assert (intake.documents, dict(intake.dropped)) == (7, {"duplicate": 1, "too short": 1})
+    assert intake.duplicate_passages == 2

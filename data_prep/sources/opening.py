@@ -1,0 +1,21 @@
+"""From the options to the corpus."""
+
+from data_prep.options import InputOptions
+from data_prep.progress import Progress
+from data_prep.sources.corpus import Corpus, open_files
+from data_prep.sources.demo import collect_demo
+from data_prep.sources.hub import open_hub
+from data_prep.workers import Workers
+
+
+def open_corpus(options: InputOptions, workers: Workers, progress: Progress) -> Corpus:
+    """Files, a dataset of the Hugging Face Hub, or the demo corpus, which the workers help to collect."""
+    if options.demo:
+        return collect_demo(workers, progress, options.demo_bytes)
+    if options.hub is not None:
+        return open_hub(options)
+    corpus = open_files(options)
+    if corpus.inputs.ignored:
+        left_out = ", ".join(f"{count} {suffix}" for suffix, count in corpus.inputs.ignored.items())
+        progress.say(f"Files of a kind that is not read are left out: {left_out}.")
+    return corpus

@@ -1,0 +1,72 @@
+"""CSV and TSV against what `csv` itself writes; broken rows are named by their line."""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep.sources import corpus
+from pretrain.errors import DataError
+from tests.data_prep.sources.reading import read_files
+
+FIELD = st.text(st.sampled_from('ab",\t\n\r é😀 '), max_size=12)
+
+
+@settings(max_examples=150)
+@given(rows=st.lists(st.tuples(FIELD, FIELD), max_size=12), is_tab=st.booleans(), has_mark=st.booleans())
+def test_what_csv_writes_is_read(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], is_tab: bool, has_mark: bool
+) -> None:
+    path = tmp_path_factory.getbasetemp() / ("a.tsv" if is_tab else "a.csv")
+    buffer = io.StringIO(newline="")
+    # With "\n" between rows, `csv` would leave a lone "\r" without quotes.
+    delimiter = "\t" if is_tab else ","
+    if has_mark:
+        writer = csv.writer(buffer, delimiter=delimiter)
+    else:
+        writer = csv.writer(buffer, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    writer.writerows([("id", "text"), *rows])
+    path.write_text("\N{ZERO WIDTH NO-BREAK SPACE}" * has_mark + buffer.getvalue(), newline="")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "CHUNK_BYTES", 7)
+        texts, intake = read_files(path)
+    assert texts == [text for _, text in rows if text.strip()]
+    assert intake.bytes_read == (path.stat().st_size if rows else 0)
+
+
+def test_words_that_mean_missing_elsewhere_are_text(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text\nNA\nnull\nNone\n123\nnan\n")
+    assert read_files(tmp_path)[0] == ["NA", "null", "None", "123", "nan"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("id,text\n1,one\n2,two, and more\n", r"a\.csv:3 has 3 fields where the first line has 2"),
+        ('id,text\n1,"two\nlines"\n2\n', r"a\.csv:4 has 1 fields where"),
+        ('id,text\n1,"never closed\n2,two\n', r"a\.csv:3 is not valid CSV \(unexpected end of data\)"),
+        ('id,text\n1,"closed" here\n', r"a\.csv:2 is not valid CSV"),
+        ("id,body\n1,x\n", r"a\.csv has no column 'text'; it has 'id', 'body'"),
+    ],
+)
+def test_broken_files_are_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_files(tmp_path, text_column="text")
+
+
+def test_invalid_utf8_is_named_by_its_row(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b'id,text\n\xff,one\n2,"two\n\xc3("\n')
+    with pytest.raises(DataError, match=r"a\.csv, row 2: its text is not valid UTF-8 at byte 4 "):
+        read_files(tmp_path)
+    assert read_files(tmp_path, on_bad_text="skip")[0] == ["one"]
+    assert read_files(tmp_path, on_bad_text="replace")[0] == ["one", "two\n\N{REPLACEMENT CHARACTER}("]
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "text\n"])
+def test_files_without_rows(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    assert read_files(tmp_path)[0] == []
