@@ -7,6 +7,9 @@ DS_CONFIG ?= ds_configs/zero2.json
 OUTPUT ?= runs/demo
 # Ranks: one for each GPU; two where there is none.
 RANKS ?= $(shell $(BIN)/python -c "import torch; print(torch.cuda.device_count() or 2)")
+# Where benchmarks keep their text, and a checkout of Megatron-LM as one more peer.
+BENCH ?= runs/bench
+MEGATRON ?=
 # Tests that `make check` leaves out.
 NOT_FAST = slow or gpu or benchmark
 
@@ -16,10 +19,10 @@ INSTALLED = $(VENV)/installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test check environment clean
+.PHONY: help pretrain test check bench-data environment clean
 
 help: ## what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 pretrain: environment ## environment, then a BERT from the demo text; goes on where a stopped run ended
 	deepspeed --num_gpus $(RANKS) launch/pretrain.py --recipe $(RECIPE) --ds_config $(DS_CONFIG) --output $(OUTPUT)
@@ -32,6 +35,12 @@ check: environment ## lint, types and the fast tests
 	ruff format --check .
 	mypy
 	python -m pytest -q -m "not ($(NOT_FAST))"
+
+bench-data: environment ## data_prep and batch making beside their peers; about a quarter of an hour
+	python -m tests.benchmarks.data_prep --cache $(BENCH) $(if $(MEGATRON),--megatron $(MEGATRON)) --output tests/benchmarks/results/data_prep.json
+	python -m tests.benchmarks.batches --cache $(BENCH) --output tests/benchmarks/results/batches.json
+	python -m tests.benchmarks.memory --cache $(BENCH) --output tests/benchmarks/results/memory.json
+	python -m tests.benchmarks.start --cache $(BENCH) --output tests/benchmarks/results/start.json
 
 environment: $(INSTALLED) ## $(VENV) with everything in it
 

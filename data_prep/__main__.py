@@ -1,8 +1,10 @@
-"""`python -m data_prep`."""
+"""`python -m data_prep`.
+
+The command line is imported only where it runs: worker processes import this module again.
+"""
 
 import sys
 
-# Worker processes import this module too, under another name; they need nothing of the command line.
 if __name__ == "__main__":
     from data_prep.cli import main
 

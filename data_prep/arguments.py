@@ -4,9 +4,11 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
+from data_prep.build import SAVE_SECONDS
 from data_prep.options import (
     DEFAULT_BLOCK_TOKENS,
     DEFAULT_HELDOUT,
+    DEFAULT_SEGMENT_BYTES,
     DEFAULT_SHARD_TOKENS,
     DEFAULT_VOCAB_SIZE,
     DEMO_BLOCK_TOKENS,
@@ -20,6 +22,7 @@ from data_prep.options import (
     Grouping,
     InputOptions,
     SentenceMethod,
+    TokenizerKind,
     TokenizerOptions,
 )
 from data_prep.workers import available_cpus
@@ -49,10 +52,15 @@ def make_parser() -> argparse.ArgumentParser:
     verify.add_argument("--quick", action="store_true", help="sizes, tokenizer and block tables only")
     _add_workers(verify)
 
-    inspect = commands.add_parser("inspect", help="counts, lengths and some sentences of a store")
-    inspect.add_argument("store", type=Path)
-    inspect.add_argument(
-        "--sentences", type=int, default=5, metavar="N", help="sentences to show (default 5)"
+    merge = commands.add_parser("merge", help="make one store of the parts of a build with --part")
+    merge.add_argument("store", type=Path, help="the --output of the parts")
+    merge.add_argument("--if-complete", action="store_true", help="do nothing while parts are missing")
+
+    _add_inspect(
+        commands.add_parser("inspect", help="counts, lengths, duplicates, packing, and samples as text")
+    )
+    _add_megatron(
+        commands.add_parser("import-megatron", help="make a store of Megatron-LM's indexed datasets")
     )
     return parser
 
@@ -77,12 +85,17 @@ def build_options(arguments: argparse.Namespace) -> BuildOptions:
 def input_options(arguments: argparse.Namespace) -> InputOptions:
     return InputOptions(
         paths=tuple(arguments.input),
+        hub=arguments.hub,
+        hub_config=arguments.hub_config,
+        hub_split=arguments.hub_split,
+        hub_revision=arguments.hub_revision,
         demo=arguments.demo,
         demo_bytes=arguments.demo_bytes,
         format=arguments.format,
         documents=arguments.documents,
         text_column=arguments.text_column,
         on_bad_text=arguments.on_bad_text,
+        segment_bytes=arguments.segment_bytes,
     )
 
 
@@ -91,6 +104,7 @@ def tokenizer_options(arguments: argparse.Namespace) -> TokenizerOptions:
     return TokenizerOptions(
         path=getattr(arguments, "tokenizer", None),
         vocab_size=default_size if arguments.vocab_size is None else arguments.vocab_size,
+        train=arguments.train_tokenizer or "wordpiece",
         lowercase=arguments.lowercase,
         sample_bytes=arguments.tokenizer_sample_bytes,
     )
@@ -99,6 +113,10 @@ def tokenizer_options(arguments: argparse.Namespace) -> TokenizerOptions:
 def _add_input(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("input")
     group.add_argument("--input", nargs="+", default=[], metavar="PATH", help="files, folders or patterns")
+    group.add_argument("--hub", metavar="NAME", help="a dataset of the Hugging Face Hub instead")
+    group.add_argument("--hub-config", metavar="NAME", help="its configuration, where it has several")
+    group.add_argument("--hub-split", default="train", metavar="NAME", help="its split (default train)")
+    group.add_argument("--hub-revision", metavar="REVISION", help="its version: a commit, a tag or a branch")
     group.add_argument(
         "--demo", action="store_true", help="the documentation of the installed Python packages instead"
     )
@@ -113,7 +131,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=get_args(Format),
         default="auto",
-        help="auto (by suffix, the default), text or jsonl",
+        help="auto (by suffix, the default), or the format of all files; .gz, .zst, .xz and .bz2 are understood",
     )
     group.add_argument(
         "--documents",
@@ -121,7 +139,16 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         default="blank-line",
         help="what separates documents in plain text (default: blank lines)",
     )
-    group.add_argument("--text-column", default="text", metavar="KEY", help="key of the text in JSON Lines")
+    group.add_argument(
+        "--text-column", metavar="NAME", help='of the text (default "text", else the only column of strings)'
+    )
+    group.add_argument(
+        "--segment-bytes",
+        type=int,
+        default=DEFAULT_SEGMENT_BYTES,
+        metavar="N",
+        help=f"input in the unit that --part shares out (default {DEFAULT_SEGMENT_BYTES:,})",
+    )
     group.add_argument(
         "--on-bad-text",
         choices=get_args(BadText),
@@ -131,13 +158,19 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_tokenizer(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tokenizer", metavar="PATH", help="an existing Hugging Face tokenizer folder")
+    parser.add_argument(
+        "--tokenizer",
+        metavar="PATH",
+        help="an existing Hugging Face tokenizer folder, or a sentencepiece .model",
+    )
     _add_training(parser)
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training a tokenizer")
-    group.add_argument("--train-tokenizer", choices=["wordpiece"], help="its kind (default wordpiece)")
+    group.add_argument(
+        "--train-tokenizer", choices=get_args(TokenizerKind), help="its kind (default wordpiece)"
+    )
     group.add_argument(
         "--vocab-size",
         type=int,
@@ -145,8 +178,12 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         help=f"default {DEFAULT_VOCAB_SIZE}, for the demo corpus {DEMO_VOCAB_SIZE}",
     )
     case = group.add_mutually_exclusive_group()
-    case.add_argument("--lowercase", action="store_true", default=True, help="the default")
-    case.add_argument("--cased", action="store_false", dest="lowercase", help="keep case and accents")
+    case.add_argument(
+        "--lowercase", action="store_true", default=None, help="ignore case (the default of wordpiece)"
+    )
+    case.add_argument(
+        "--cased", action="store_false", dest="lowercase", help="keep case and accents (that of the others)"
+    )
     group.add_argument(
         "--tokenizer-sample-bytes",
         type=int,
@@ -170,9 +207,18 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--shard-tokens", type=int, default=DEFAULT_SHARD_TOKENS, metavar="N")
     group.add_argument("--block-tokens", type=int, metavar="N", help="the unit of shuffling")
+    group.add_argument("--part", metavar="I/N", help="build only this part; `merge` makes one store of all N")
     group.add_argument(
-        "--resume", action="store_true", help="accept a finished store of equal options, else build it anew"
+        "--resume", action="store_true", help="go on where a killed build ended; accept a finished store"
     )
+    group.add_argument(
+        "--save-every",
+        type=float,
+        default=SAVE_SECONDS,
+        metavar="SECONDS",
+        help=f"between two states that --resume can go on from (default {SAVE_SECONDS:.0f})",
+    )
+    group.add_argument("--timings", type=Path, metavar="FILE", help="write how long each stage took, as JSON")
     group.add_argument("--overwrite", action="store_true", help="replace a store that lies at --output")
     _add_workers(parser)
 
@@ -181,3 +227,42 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=available_cpus(), metavar="N", help="processes (default: all CPUs)"
     )
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--samples", type=int, default=3, metavar="N", help="samples to show (default 3)")
+    parser.add_argument(
+        "--seq-len", type=int, default=128, metavar="N", help="tokens of their rows (default 128)"
+    )
+    parser.add_argument(
+        "--objective",
+        metavar="NAME",
+        help="nsp (the default), sop or mlm (the default for a single document)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the run whose first samples these are"
+    )
+    parser.add_argument("--all", action="store_true", help="read all blocks, not some of them")
+    parser.add_argument("--json", action="store_true", help="the same figures as JSON")
+
+
+def _add_megatron(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="PREFIX",
+        help="paths of .idx and .bin, without these endings",
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="STORE", help="folder to be made")
+    parser.add_argument(
+        "--tokenizer", required=True, metavar="PATH", help="the one the datasets were made with"
+    )
+    parser.add_argument("--eod-id", type=int, metavar="N", help="end of document, if no special token of it")
+    parser.add_argument(
+        "--heldout", type=float, default=DEFAULT_HELDOUT, metavar="SHARE", help="of documents"
+    )
+    parser.add_argument("--block-tokens", type=int, default=DEFAULT_BLOCK_TOKENS, metavar="N")
+    parser.add_argument("--shard-tokens", type=int, default=DEFAULT_SHARD_TOKENS, metavar="N")
+    parser.add_argument("--overwrite", action="store_true", help="replace a store that lies at --output")

@@ -1,60 +1,99 @@
 """Building a token store.
 
-1. claim the output folder (`output`);
-2. open the corpus: files, or the demo corpus (`sources`);
+1. claim the output folder (`output`); go on from the journal of a killed build, if asked to (`journal`);
+2. open the corpus: files, a dataset of the Hub, or the demo corpus (`sources`);
 3. load the tokenizer, or train it on a sample of the corpus (`tokenizer`);
-4. hand batches of texts to the workers (`encode`) and take the results in order;
-5. assign each document to a split (`heldout`) and write it; report and manifest come last.
+4. hand the corpus, cut into chunks, to the workers (`pipeline`), and write what comes back, in order;
+5. report and manifest come last.
 """
 
-from collections.abc import Iterable, Iterator
+import errno
+import json
+import shutil
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_prep.documents import Document, Intake
-from data_prep.encode import EncoderSettings, TextBatch, encode_batch
-from data_prep.heldout import HeldoutSplit
+from data_prep.pipeline import Pipeline
+from data_prep.journal import Journal
 from data_prep.options import BuildOptions, InputOptions, TokenizerOptions, check_options
-from data_prep.output import check_empty, check_output, claimed, is_store, making_way, read_report
+from data_prep.output import (
+    check_empty,
+    check_output,
+    claimed,
+    discard_partial,
+    is_store,
+    journal_path,
+    making_way,
+    read_report,
+)
+from data_prep.parts import Part
+from data_prep.position import Position
 from data_prep.progress import Progress
-from data_prep.report import Ledger, make_report
-from data_prep.sources.corpus import Corpus, FileCorpus
-from data_prep.sources.demo import collect_demo
+from data_prep.report import Ledger, Timings, make_report, tokenizer_section
+from data_prep.sentences import split_sentences
+from data_prep.sources.corpus import Corpus
 from data_prep.sources.files import find_files
-from data_prep.tokenizer import StoreTokenizer, load_tokenizer, train_wordpiece
+from data_prep.sources.opening import open_corpus
+from data_prep.tokenizer import StoreTokenizer, check_vocab_size, load_tokenizer
+from data_prep.tokenizer import train_tokenizer as train
 from data_prep.workers import Workers
-from pretrain.data.store import Documents, StoreLayout, StoreWriter, TokenStore, partial_path
-from pretrain.errors import DataError, UsageError
+from pretrain.data.store import SpecialIds, StoreLayout, StoreWriter, TokenStore, partial_path
+from pretrain.errors import DataError, PretrainError, UsageError
 
-_BATCH_CHARACTERS = 1 << 19
+SAVE_SECONDS = 30.0
 
 
-def build(
-    options: BuildOptions,
-    output: Path,
-    *,
-    num_workers: int,
-    progress: Progress,
-    overwrite: bool = False,
-    resume: bool = False,
-) -> dict[str, Any]:
-    """Build the store at `output` and return its report.
+@dataclass(frozen=True)
+class Job:
+    """How a build is done; nothing here changes what comes out, except that `part` builds only a part.
 
-    With `resume`, a finished store of equal options is accepted, and one that another process is building is
-    waited for; an interrupted build starts anew.
+    `save_seconds`: time between two states from which a killed build can go on.
+    """
+
+    num_workers: int
+    progress: Progress
+    overwrite: bool = False
+    resume: bool = False
+    part: Part | None = None
+    save_seconds: float = SAVE_SECONDS
+    timings: Timings = field(default_factory=Timings)
+
+
+def build(options: BuildOptions, output: Path, job: Job) -> dict[str, Any]:
+    """Build the store (or the part of it) at `output` and return its report.
+
+    With `resume`, a finished store of equal options is accepted, one that another process is building is waited
+    for, and a build that was killed goes on.
     """
     check_options(options)
+    if options.tokenizer.path is None:
+        check_vocab_size(options.tokenizer.train, options.tokenizer.vocab_size)
+    if job.part is not None and (options.tokenizer.path is None or options.input.demo):
+        raise UsageError(
+            "--part needs files as --input and a --tokenizer that is there already, the same one for all parts: "
+            "train it with `python -m data_prep tokenizer`."
+        )
     output = output.absolute()
-    if resume and is_store(output):
+    if job.part is not None:
+        if is_store(output):
+            raise UsageError(f"--output {output} is a token store already; use another path.")
+        output = output / job.part.name
+    if job.resume and is_store(output):
         return accept_finished(options, output)
-    check_output(output, overwrite=overwrite)
-    with claimed(output, say=progress.say, wait=resume):
-        if resume and is_store(output):
+    check_output(output, overwrite=job.overwrite)
+    with claimed(output, say=job.progress.say, wait=job.resume, resume=job.resume):
+        if job.resume and is_store(output):
             return accept_finished(options, output)
-        check_output(output, overwrite=overwrite)
-        with Workers(num_workers) as workers:
-            return _build(options, output, workers, progress)
+        check_output(output, overwrite=job.overwrite)
+        with Workers(job.num_workers) as workers:
+            try:
+                return _Build(options, output, job, workers).run()
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise _disk_full(output, error) from None
 
 
 def accept_finished(options: BuildOptions, output: Path) -> dict[str, Any]:
@@ -83,10 +122,11 @@ def train_tokenizer(
     """A tokenizer alone, saved at `output`, which must not exist or be empty."""
     whole = BuildOptions(source, options)
     check_options(whole)
+    check_vocab_size(options.train, options.vocab_size)
     output = output.absolute()
     check_empty(output)
     with claimed(output, say=progress.say, wait=False), Workers(num_workers) as workers:
-        trained = prepare_tokenizer(options, open_corpus(source, workers, progress), progress)
+        trained = prepare_tokenizer(whole, open_corpus(source, workers, progress), progress)
         folder = partial_path(output)
         folder.mkdir()
         trained.save(folder)
@@ -95,104 +135,130 @@ def train_tokenizer(
     return trained
 
 
-def prepare_tokenizer(options: TokenizerOptions, corpus: Corpus, progress: Progress) -> StoreTokenizer:
-    """The existing tokenizer, or one trained on a bounded sample of the corpus."""
-    if options.path is not None:
-        return load_tokenizer(Path(options.path))
-    progress.start("training the tokenizer", "steps", 0)
-    texts = list(corpus.sample(options.sample_bytes))
-    if not texts:
-        raise DataError(_empty(corpus))
-    tokenizer = train_wordpiece(texts, options.vocab_size, lowercase=options.lowercase)
-    progress.stop()
+def prepare_tokenizer(options: BuildOptions, corpus: Corpus, progress: Progress) -> StoreTokenizer:
+    """The existing tokenizer, or one trained on the sentences of a bounded sample of the corpus."""
+    wanted = options.tokenizer
+    if wanted.path is not None:
+        tokenizer = load_tokenizer(Path(wanted.path))
+    else:
+        progress.start("training the tokenizer", "steps", 0)
+        texts = corpus.sample(wanted.sample_bytes)
+        split = partial(split_sentences, method=options.sentences, language=options.language)
+        sentences = [sentence for text in texts for sentence in split(text)[0]]
+        if not sentences:
+            raise DataError(_empty(corpus))
+        tokenizer = train(wanted.train, sentences, wanted.vocab_size, lowercase=wanted.is_lowercase)
+        progress.stop()
+    for note in tokenizer.notes:
+        progress.say(note)
     return tokenizer
 
 
-def open_corpus(options: InputOptions, workers: Workers, progress: Progress) -> Corpus:
-    """Files, or the demo corpus."""
-    if options.demo:
-        return collect_demo(workers, progress, options.demo_bytes)
-    files = find_files(options.paths, options.format)
-    if files.ignored:
-        left_out = ", ".join(f"{count} {suffix}" for suffix, count in files.ignored.items())
-        progress.say(f"Files that are neither text nor JSON Lines are left out: {left_out}.")
-    return FileCorpus(files, options)
+@dataclass(frozen=True)
+class _Build:
+    """One build, from an open corpus to a finished store."""
+
+    options: BuildOptions
+    output: Path
+    job: Job
+    workers: Workers
+
+    def run(self) -> dict[str, Any]:
+        timings, part = self.job.timings, self.job.part
+        with timings.timed("reading"):
+            corpus = open_corpus(self.options.input, self.workers, self.job.progress)
+        segments = range(corpus.num_segments)
+        if part is not None:
+            segments = part.segments(corpus.num_segments, self.options.input.segment_bytes)
+        with timings.timed("tokenizer"):
+            journal = self._last_journal(corpus) or self._first_journal(corpus, segments)
+        layout = _layout(self.options, journal.tokenizer)
+        with StoreWriter.resume(self.output, layout, journal.writer) as writer:
+            with timings.timed("encoding"):
+                ledger = Pipeline(
+                    self.options, corpus, segments, writer, self.workers, self.job.progress
+                ).run(journal, self._save, self.job.save_seconds, timings)
+            if part is None and ledger.splits["train"].documents == 0:
+                raise DataError(_empty(corpus))
+            name = None if part is None else part.name
+            report = make_report(self.options, name, corpus.describe(), journal.tokenizer, ledger)
+            with making_way(self.output):
+                writer.finish(report)
+        journal_path(self.output).unlink(missing_ok=True)
+        return report
+
+    def _last_journal(self, corpus: Corpus) -> Journal | None:
+        """That of the build that was killed, unless there is none or it had other options or input."""
+        if not partial_path(self.output).exists():
+            return None
+        journal = Journal.load(journal_path(self.output))
+        if journal is not None and journal.fits(*self._identity(corpus)):
+            megabytes = journal.bytes_done / 1e6
+            self.job.progress.say(
+                f"An earlier build was interrupted; it goes on after {megabytes:,.1f} MB of input."
+            )
+            return journal
+        self.job.progress.say(
+            "An earlier build was of other options or other input; it is removed and built anew."
+        )
+        discard_partial(self.output)
+        return None
+
+    def _first_journal(self, corpus: Corpus, segments: range) -> Journal:
+        """With the tokenizer in its place and nothing written."""
+        tokenizer = prepare_tokenizer(self.options, corpus, self.job.progress)
+        section = tokenizer_section(tokenizer)
+        with StoreWriter(self.output, _layout(self.options, section)) as writer:
+            tokenizer.save(writer.tokenizer_path)
+            state = writer.snapshot()
+        options, inputs, part = self._identity(corpus)
+        journal = Journal(
+            options=options,
+            inputs=inputs,
+            part=part,
+            tokenizer=section,
+            position=Position(segment=segments.start, chunk=0),
+            bytes_done=0,
+            bytes_total=corpus.total_bytes * len(segments) // corpus.num_segments,
+            ledger=Ledger(),
+            writer=state,
+        )
+        self._save(journal)
+        return journal
+
+    def _save(self, journal: Journal) -> None:
+        journal.save(journal_path(self.output))
+
+    def _identity(self, corpus: Corpus) -> tuple[dict[str, Any], str, str | None]:
+        """What must be the same for a build to go on."""
+        part = self.job.part
+        source = json.dumps(corpus.describe(), sort_keys=True)
+        return self.options.as_dict(), source, None if part is None else part.name
 
 
-def _build(options: BuildOptions, output: Path, workers: Workers, progress: Progress) -> dict[str, Any]:
-    ledger = Ledger()
-    with ledger.timed("reading"):
-        corpus = open_corpus(options.input, workers, progress)
-    with ledger.timed("tokenizer"):
-        tokenizer = prepare_tokenizer(options.tokenizer, corpus, progress)
-    layout = StoreLayout(
-        vocab_size=tokenizer.vocab_size,
-        special_ids=tokenizer.special_ids,
-        all_special_ids=tokenizer.all_special_ids,
+def _layout(options: BuildOptions, tokenizer: dict[str, Any]) -> StoreLayout:
+    return StoreLayout(
+        vocab_size=tokenizer["vocab_size"],
+        special_ids=SpecialIds(**tokenizer["special_ids"]),
+        all_special_ids=tuple(tokenizer["all_special_ids"]),
         block_tokens=options.block_tokens,
         shard_tokens=options.shard_tokens,
     )
-    with StoreWriter(output, layout) as writer:
-        tokenizer.save(writer.tokenizer_path)
-        with ledger.timed("encoding"):
-            _encode(options, corpus, writer, workers, progress, ledger)
-        if ledger.splits["train"].documents == 0:
-            raise DataError(_empty(corpus))
-        report = make_report(options, corpus.describe(), tokenizer, ledger)
-        with making_way(output):
-            writer.finish(report)
-    return report
 
 
-def _encode(
-    options: BuildOptions,
-    corpus: Corpus,
-    writer: StoreWriter,
-    workers: Workers,
-    progress: Progress,
-    ledger: Ledger,
-) -> None:
-    """The whole corpus, through the workers, into the writer."""
-    layout = writer.layout
-    settings = EncoderSettings(
-        tokenizer_file=writer.tokenizer_path / "tokenizer.json",
-        vocab_size=layout.vocab_size,
-        unk_id=layout.special_ids.unk,
-        forbidden=tuple(sorted(set(layout.all_special_ids) - {layout.special_ids.unk})),
-        token_dtype=layout.token_dtype.str,
-        sentences=options.sentences,
-        language=options.language,
+def _disk_full(output: Path, error: OSError) -> PretrainError:
+    """Says how much is there; what is needed still, as far as it can be known from what is done."""
+    journal = Journal.load(journal_path(output))
+    free = shutil.disk_usage(output.parent).free
+    written = sum(file.stat().st_size for file in partial_path(output).glob("*"))
+    needed = "more is"
+    if journal is not None and journal.bytes_done:
+        rest = written * (journal.bytes_total / journal.bytes_done - 1)
+        needed = f"about {max(0.0, rest) / 1e6:,.1f} MB more are"
+    return PretrainError(
+        f"{error.filename or output}: the disk is full ({error.strerror}): {written / 1e6:,.1f} MB of the store are "
+        f"written, {needed} needed, {free / 1e6:,.1f} MB are free. Make room and start again with --resume."
     )
-    split = HeldoutSplit(options.heldout)
-
-    def write(assigned: Iterable[tuple[str, Documents]]) -> None:
-        for name, documents in assigned:
-            writer.add(name, documents)
-            ledger.written(name, documents)
-
-    progress.start("tokenizing", "bytes", corpus.total_bytes)
-    batches = _batches(corpus.documents(ledger.intake), ledger.intake)
-    for encoded in workers.map_in_order(partial(encode_batch, settings), batches):
-        write(split.assign(encoded.hashed))
-        ledger.encoded(encoded)
-        progress.advance(encoded.num_bytes, encoded.num_texts)
-    write(split.finish())
-    progress.stop()
-
-
-def _batches(documents: Iterable[Document], intake: Intake) -> Iterator[TextBatch]:
-    """Consecutive documents of about `_BATCH_CHARACTERS`; where they are cut does not depend on the
-    workers."""
-    texts: list[str] = []
-    size, bytes_before = 0, intake.bytes_read
-    for document in documents:
-        texts.append(document.text)
-        size += len(document.text)
-        if size >= _BATCH_CHARACTERS:
-            yield TextBatch(tuple(texts), intake.bytes_read - bytes_before)
-            texts, size, bytes_before = [], 0, intake.bytes_read
-    if texts:
-        yield TextBatch(tuple(texts), intake.bytes_read - bytes_before)
 
 
 def _empty(corpus: Corpus) -> str:

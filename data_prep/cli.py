@@ -1,16 +1,19 @@
-"""The command line: `python -m data_prep build | tokenizer | verify | inspect`."""
+"""The command line: `python -m data_prep build | merge | tokenizer | verify | inspect | import-megatron`."""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
 from data_prep.arguments import build_options, input_options, make_parser, tokenizer_options
-from data_prep.build import build, train_tokenizer
-from data_prep.inspection import print_store
+from data_prep.build import Job, build, train_tokenizer
+from data_prep.inspection import InspectOptions, print_store
+from data_prep.megatron import MegatronOptions, import_megatron
+from data_prep.parts import Part, merge
 from data_prep.progress import Progress
-from data_prep.report import print_report
+from data_prep.report import Timings, print_report
 from pretrain.data.store import MANIFEST_NAME, Manifest, TokenStore, verified_bytes, verify_store
 from pretrain.errors import DataError, PretrainError, UsageError
 
@@ -22,9 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
     commands: dict[str, Callable[[argparse.Namespace], None]] = {
         "build": _build,
+        "merge": _merge,
         "tokenizer": _tokenizer,
         "verify": _verify,
         "inspect": _inspect,
+        "import-megatron": _import_megatron,
     }
     try:
         if getattr(arguments, "workers", 1) < 1:
@@ -36,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}.", _EXIT_OTHER)
     except KeyboardInterrupt:
-        return _fail("interrupted; nothing was kept.", _EXIT_OTHER)
+        kept = "start again with --resume to go on" if arguments.command == "build" else "nothing was kept"
+        return _fail(f"interrupted; {kept}.", _EXIT_OTHER)
     return 0
 
 
@@ -46,16 +52,31 @@ def _fail(message: str, exit_code: int) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> None:
+    if arguments.save_every < 0:
+        raise UsageError(f"--save-every is {arguments.save_every}; it must not be negative.")
+    timings = Timings()
     with Progress() as progress:
-        report = build(
-            build_options(arguments),
-            arguments.output,
+        job = Job(
             num_workers=arguments.workers,
             progress=progress,
             overwrite=arguments.overwrite,
             resume=arguments.resume,
+            part=None if arguments.part is None else Part.parse(arguments.part),
+            save_seconds=arguments.save_every,
+            timings=timings,
         )
-    print_report(report, str(arguments.output), Console())
+        report = build(build_options(arguments), arguments.output, job)
+    if arguments.timings is not None:
+        arguments.timings.write_text(json.dumps(timings.as_dict(), indent=1) + "\n")
+    is_fresh = "encoding" in timings.seconds
+    print_report(report, str(arguments.output), Console(), timings if is_fresh else None)
+
+
+def _merge(arguments: argparse.Namespace) -> None:
+    with Progress() as progress:
+        report = merge(arguments.store, progress, if_complete=arguments.if_complete)
+    if report is not None:
+        print_report(report, str(arguments.store), Console())
 
 
 def _tokenizer(arguments: argparse.Namespace) -> None:
@@ -82,11 +103,31 @@ def _verify(arguments: argparse.Namespace) -> None:
         print(problem, file=sys.stderr)
     if problems:
         raise DataError(f"{arguments.store} failed verification: {len(problems)} problem(s), named above.")
-    extent = "checksums and contents" if full else "sizes, tokenizer and block tables"
+    extent = "checksums and contents" if full else "sizes, report, tokenizer and block tables"
     print(f"{arguments.store}: whole ({extent} checked).")
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
-    if arguments.sentences < 0:
-        raise UsageError(f"--sentences is {arguments.sentences}; it must not be negative.")
-    print_store(TokenStore.open(arguments.store), Console(), num_sentences=arguments.sentences)
+    options = InspectOptions(
+        num_samples=arguments.samples,
+        seq_len=arguments.seq_len,
+        objective=arguments.objective,
+        full=arguments.all,
+        as_json=arguments.json,
+        seed=arguments.seed,
+    )
+    print_store(TokenStore.open(arguments.store), Console(), options)
+
+
+def _import_megatron(arguments: argparse.Namespace) -> None:
+    options = MegatronOptions(
+        prefixes=tuple(arguments.input),
+        tokenizer=arguments.tokenizer,
+        heldout=arguments.heldout,
+        block_tokens=arguments.block_tokens,
+        shard_tokens=arguments.shard_tokens,
+        eod_id=arguments.eod_id,
+    )
+    with Progress() as progress:
+        report = import_megatron(options, arguments.output, progress, arguments.overwrite)
+    print_report(report, str(arguments.output), Console())

@@ -12,16 +12,19 @@ from pretrain.data.store import TokenStore
 from pretrain.errors import DataError, PretrainError, UsageError
 
 
-def build_demo_store(output: str | Path, *, workers: int | None = None) -> Path:
+def build_demo_store(output: str | Path, *, workers: int | None = None, num_bytes: int | None = None) -> Path:
     """The demo store at `output`, built unless it is there already; call it from one rank only.
 
-    May be killed at any point and called again; if another process is building the same store, waits for it.
+    `num_bytes`: at most so much of its text. May be killed at any point and called again; if another process is
+    building the same store, waits for it.
     Raises PretrainError with the build's exit code; the build has said why on stderr.
     """
     output = Path(output).absolute()
     command = [sys.executable, "-m", "data_prep", "build", "--demo", "--resume", "--output", str(output)]
     if workers is not None:
         command += ["--workers", str(workers)]
+    if num_bytes is not None:
+        command += ["--demo-bytes", str(num_bytes)]
     # `-m` looks in the working folder first: this also finds the package in a checkout that is not installed.
     result = subprocess.run(command, cwd=Path(__file__).resolve().parents[1], check=False)
     if result.returncode != 0:

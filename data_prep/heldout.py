@@ -1,9 +1,9 @@
 """Which split a document belongs to: decided by the hash of its text, so that exact duplicates stay together.
 
-A document is held out if its hash, as a share of the 64-bit range, is below the asked-for fraction. In a
-tiny corpus one side may come out empty; then the document with the lowest hash is held out, or the one with
-the highest hash trained on. That needs no second pass: until both sides have a document, the best candidate
-is kept back.
+A document is held out if its hash, as a share of the 64-bit range, is below the asked-for fraction. In a tiny
+corpus one side may come out empty; then the document with the lowest hash is held out, or the one with the
+highest hash trained on. That needs no second pass: until both sides have a document, what came so far waits
+here, in its order, up to a bound. Beyond the bound the corpus is not tiny, and the rule holds as it is.
 """
 
 import hashlib
@@ -14,6 +14,8 @@ import numpy as np
 
 from pretrain.data.store import Documents
 
+MAX_WAITING_TOKENS = 1 << 24
+
 
 @dataclass(frozen=True)
 class HashedDocuments:
@@ -21,6 +23,19 @@ class HashedDocuments:
 
     documents: Documents
     hashes: np.ndarray
+
+
+@dataclass(frozen=True)
+class SegmentEnd:
+    """Between the documents of two segments."""
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """Documents of one split, in the order in which they are to be written."""
+
+    split: str
+    documents: Documents
 
 
 def document_hash(text: str) -> int:
@@ -52,57 +67,54 @@ def take(batch: HashedDocuments, chosen: np.ndarray) -> HashedDocuments:
 
 
 class HeldoutSplit:
-    """Assigns batches to splits in the order in which they come; `finish` hands out what was kept back.
+    """Assigns batches to splits in the order in which they come; `finish` hands out what still waits.
 
-    Both methods yield (split name, documents) in the order in which they are to be written.
+    With `strict` nothing waits: the rule holds for the smallest corpus (the parts of a build cannot know what
+    the others have).
     """
 
-    def __init__(self, fraction: float) -> None:
+    def __init__(self, fraction: float, *, strict: bool = False) -> None:
         self._threshold = hash_threshold(fraction)
-        self._kept_back: HashedDocuments | None = None
-        self._native: str | None = None  # the only split that has had a document so far
-        self._settled = self._threshold == 0
-        self._written = False
+        self._waiting: list[HashedDocuments | SegmentEnd] = []
+        self._waiting_tokens = 0
+        self._sides: set[bool] = set()
+        self.is_settled = strict or self._threshold == 0
 
-    def assign(self, batch: HashedDocuments) -> Iterator[tuple[str, Documents]]:
-        is_heldout = batch.hashes < np.uint64(self._threshold)
+    def assign(self, item: HashedDocuments | SegmentEnd) -> Iterator[Assigned | SegmentEnd]:
+        """What can be written now."""
+        if self.is_settled:
+            yield from self._split(item, self._threshold)
+            return
+        self._waiting.append(item)
+        if isinstance(item, HashedDocuments):
+            self._waiting_tokens += len(item.documents.tokens)
+            self._sides.update((item.hashes < np.uint64(self._threshold)).tolist())
+        if len(self._sides) == 2 or self._waiting_tokens > MAX_WAITING_TOKENS:
+            self.is_settled = True
+            yield from self._release(self._threshold)
+
+    def finish(self) -> Iterator[Assigned | SegmentEnd]:
+        """What waits, with one document moved to the empty side; a corpus of one distinct document is trained
+        on."""
+        batches = [item.hashes for item in self._waiting if isinstance(item, HashedDocuments)]
+        hashes = np.concatenate([np.zeros(0, dtype=np.uint64), *batches])
+        if not len(hashes):
+            return
+        lowest, highest = int(hashes.min()), int(hashes.max())
+        # All are on one side: the line is drawn just above the lowest, or at the highest.
+        between = lowest + 1 if self._sides == {False} else highest
+        yield from self._release(0 if lowest == highest else between)
+
+    def _release(self, threshold: int) -> Iterator[Assigned | SegmentEnd]:
+        waiting, self._waiting = self._waiting, []
+        for item in waiting:
+            yield from self._split(item, threshold)
+
+    def _split(self, item: HashedDocuments | SegmentEnd, threshold: int) -> Iterator[Assigned | SegmentEnd]:
+        if isinstance(item, SegmentEnd):
+            yield item
+            return
+        is_heldout = item.hashes < np.uint64(threshold)
         for split, chosen in (("train", ~is_heldout), ("heldout", is_heldout)):
             if chosen.any():
-                yield from self._assign(split, take(batch, chosen))
-
-    def finish(self) -> Iterator[tuple[str, Documents]]:
-        """A candidate goes to the split that has none; a corpus of one distinct document is trained on."""
-        if self._kept_back is not None:
-            split = "heldout" if self._native == "train" and self._written else "train"
-            yield split, self._kept_back.documents
-
-    def _assign(self, split: str, batch: HashedDocuments) -> Iterator[tuple[str, Documents]]:
-        if not self._settled and self._native not in (None, split):
-            assert self._kept_back is not None and self._native is not None
-            yield self._native, self._kept_back.documents
-            self._settled, self._kept_back = True, None
-        if self._settled:
-            yield split, batch.documents
-            return
-        self._native = split
-        if self._kept_back is not None:
-            batch = _joined(self._kept_back, batch)
-        best = batch.hashes.min() if split == "train" else batch.hashes.max()
-        self._kept_back = take(batch, batch.hashes == best)
-        rest = batch.hashes != best
-        if rest.any():
-            self._written = True
-            yield split, take(batch, rest).documents
-
-
-def _joined(first: HashedDocuments, second: HashedDocuments) -> HashedDocuments:
-    a, b = first.documents, second.documents
-    return HashedDocuments(
-        Documents(
-            tokens=np.concatenate([a.tokens, b.tokens]),
-            sentence_lengths=np.concatenate([a.sentence_lengths, b.sentence_lengths]),
-            document_lengths=np.concatenate([a.document_lengths, b.document_lengths]),
-            word_starts=np.concatenate([a.word_starts, b.word_starts]),
-        ),
-        np.concatenate([first.hashes, second.hashes]),
-    )
+                yield Assigned(split, take(item, chosen).documents)

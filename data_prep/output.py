@@ -1,8 +1,9 @@
 """The output folder: claimed by one process, never half-written, never somebody else's.
 
 Beside STORE there may lie, hidden: `.STORE.lock`, held while a build runs (the system frees it when the
-process dies, however it dies); `.STORE.partial`, the store being built; `.STORE.old`, a store that is being
-replaced. What a killed build left behind is put right by the next one that claims the folder.
+process dies, however it dies); `.STORE.partial`, the store being built, and `.STORE.journal`, from which a build
+with `--resume` goes on; `.STORE.old`, a store that is being replaced. What a killed build left behind is put right
+by the next one that claims the folder.
 """
 
 import errno
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pretrain.data.store import MANIFEST_NAME, REPORT_NAME, partial_path
-from pretrain.errors import UsageError
+from pretrain.errors import DataError, UsageError
 
 _POLL_SECONDS = 0.5
 
@@ -45,23 +46,43 @@ def check_empty(output: Path) -> None:
 
 
 @contextmanager
-def claimed(output: Path, *, say: Callable[[str], None], wait: bool) -> Iterator[None]:
-    """Hold the output for this process; leftovers are cleared before, and what is unfinished after.
+def claimed(output: Path, *, say: Callable[[str], None], wait: bool, resume: bool = False) -> Iterator[None]:
+    """Hold the output for this process.
 
-    Raises UsageError if the place cannot be written or (unless `wait`) another process holds it.
+    Leftovers of an earlier build are cleared before, unless they are to be resumed; those of this one are kept
+    if it can be resumed: not where input or options are wrong. Raises UsageError if the place cannot be
+    written or (unless `wait`) another process holds it.
     """
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         lock = _acquire(_sibling(output, "lock"), output, say, wait)
     except OSError as error:
         raise UsageError(f"--output {output} cannot be written: {error.strerror or error}.") from None
+    is_resumable = False
     try:
-        _recover(output, say)
+        _recover(output, say, resume=resume)
         yield
+    except (UsageError, DataError):
+        raise
+    except BaseException:
+        is_resumable = journal_path(output).exists()
+        raise
     finally:
-        shutil.rmtree(partial_path(output), ignore_errors=True)
+        if not is_resumable:
+            discard_partial(output)
         _sibling(output, "lock").unlink(missing_ok=True)
         lock.close()
+
+
+def journal_path(output: Path) -> Path:
+    """Where an unfinished build writes how far it has come."""
+    return _sibling(output, "journal")
+
+
+def discard_partial(output: Path) -> None:
+    """Remove an unfinished build: its journal first, for without it nothing goes on from the rest."""
+    journal_path(output).unlink(missing_ok=True)
+    shutil.rmtree(partial_path(output), ignore_errors=True)
 
 
 @contextmanager
@@ -133,12 +154,16 @@ def _is_same(path: Path, lock: TextIO) -> bool:
         return False
 
 
-def _recover(output: Path, say: Callable[[str], None]) -> None:
+def _recover(output: Path, say: Callable[[str], None], *, resume: bool) -> None:
     """Undo what a killed build left: its partial store, or a replacement caught half-way."""
     partial, old = partial_path(output), _sibling(output, "old")
-    if partial.exists():
-        say(f"An earlier build of {output} was interrupted; what it left is removed and built anew.")
-        shutil.rmtree(partial)
+    if not (partial.exists() and journal_path(output).exists() and resume):
+        if partial.exists():
+            hint = "" if resume else " (--resume would have gone on from it)"
+            say(
+                f"An earlier build of {output} was interrupted; what it left is removed and built anew{hint}."
+            )
+        discard_partial(output)
     if old.exists() and not output.exists():
         old.rename(output)
     elif old.exists():

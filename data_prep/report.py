@@ -1,7 +1,11 @@
-"""What a build kept and dropped and why: report.json, and the table at the end."""
+"""What a build kept and dropped and why: report.json, and the table at the end.
+
+report.json belongs to the store and holds nothing that differs from one run of the same build to the next; times
+go to the terminal, and to the file that `--timings` names.
+"""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -10,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data_prep.documents import Intake
-from data_prep.encode import EncodedBatch
+from data_prep.encode import EncodedDocuments
 from data_prep.options import BuildOptions
 from data_prep.tokenizer import StoreTokenizer
 from pretrain.data.store import SPLITS, Documents
@@ -38,14 +42,14 @@ class Ledger:
     special_replaced: int = 0
     sentence_cuts: int = 0
     without_tokens: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
 
-    def encoded(self, batch: EncodedBatch) -> None:
-        self.tokens += len(batch.hashed.documents.tokens)
-        self.unknown += batch.num_unknown
-        self.special_replaced += batch.num_special_replaced
-        self.sentence_cuts += batch.num_sentence_cuts
-        self.without_tokens += batch.num_without_tokens
+    def encoded(self, documents: EncodedDocuments, intake: Intake) -> None:
+        self.intake.add(intake)
+        self.tokens += len(documents.hashed.documents.tokens)
+        self.unknown += documents.num_unknown
+        self.special_replaced += documents.num_special_replaced
+        self.sentence_cuts += documents.num_sentence_cuts
+        self.without_tokens += documents.num_without_tokens
 
     def written(self, split: str, documents: Documents) -> None:
         counts = self.splits[split]
@@ -53,32 +57,78 @@ class Ledger:
         counts.sentences += len(documents.sentence_lengths)
         counts.tokens += len(documents.tokens)
 
+
+@dataclass
+class Timings:
+    """Wall seconds of each phase, CPU seconds of each stage of the encoding, and the bytes it read.
+
+    Until its first result the encoding waits for its workers to start; the steady rate is that of the rest.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
+    encoded_bytes: int = 0
+    first_result_bytes: int = 0
+
+    def first_result(self, seconds: float, num_bytes: int) -> None:
+        """The encoding has had a result for the first time."""
+        self.seconds["first result"] = seconds
+        self.first_result_bytes = num_bytes
+
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
         began = time.monotonic()
         yield
         self.seconds[phase] = time.monotonic() - began
 
+    @property
+    def mb_per_second(self) -> float:
+        """The steady rate of the encoding; of all of it where there was but one result."""
+        seconds, num_bytes = self.seconds.get("encoding", 0.0), self.encoded_bytes
+        if num_bytes > self.first_result_bytes:
+            seconds -= self.seconds.get("first result", 0.0)
+            num_bytes -= self.first_result_bytes
+        return num_bytes / _BYTES_PER_MB / max(seconds, 1e-9)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As `--timings` writes it."""
+        megabytes = max(self.encoded_bytes / _BYTES_PER_MB, 1e-9)
+        return {
+            "seconds": self.seconds,
+            "encoded_bytes": self.encoded_bytes,
+            "first_result_bytes": self.first_result_bytes,
+            "mb_per_second": self.mb_per_second,
+            "cpu_ms_per_mb": {name: 1e3 * value / megabytes for name, value in self.cpu_seconds.items()},
+        }
+
+
+def tokenizer_section(tokenizer: StoreTokenizer) -> dict[str, Any]:
+    """What the report says of the tokenizer."""
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        "special_ids": tokenizer.special_ids.model_dump(),
+        "all_special_ids": list(tokenizer.all_special_ids),
+        "trained_on_characters": tokenizer.trained_on_characters,
+        "notes": list(tokenizer.notes),
+    }
+
 
 def make_report(
-    options: BuildOptions, source: dict[str, Any], tokenizer: StoreTokenizer, ledger: Ledger
+    options: BuildOptions, part: str | None, source: dict[str, Any], tokenizer: dict[str, Any], ledger: Ledger
 ) -> dict[str, Any]:
-    """The content of report.json; `source` is what the corpus says of itself."""
+    """The content of report.json; `source` is what the corpus says of itself, `tokenizer` its section."""
     intake, splits = ledger.intake, ledger.splits
     dropped = dict(sorted(intake.dropped.items()))
     if ledger.without_tokens:
         dropped["no tokens"] = ledger.without_tokens
-    notes: list[str] = []
-    if options.heldout > 0 and splits["heldout"].documents == 0:
-        notes.append("The corpus holds a single distinct document: nothing is held out for validation.")
+    notes = list(tokenizer["notes"])
+    if options.heldout > 0 and splits["heldout"].documents == 0 and part is None:
+        notes.append("Nothing is held out for validation: the corpus has too few distinct documents.")
     return {
         "options": options.as_dict(),
+        "part": part,
         "input": source,
-        "tokenizer": {
-            "vocab_size": tokenizer.vocab_size,
-            "special_ids": tokenizer.special_ids.model_dump(),
-            "trained_on_characters": tokenizer.trained_on_characters,
-        },
+        "tokenizer": tokenizer,
         "documents": {
             "read": intake.documents,
             "kept": sum(split.documents for split in splits.values()),
@@ -88,18 +138,38 @@ def make_report(
             "duplicate_passages": intake.duplicate_passages,
         },
         "splits": {name: asdict(counts) for name, counts in splits.items()},
+        "tokens_encoded": ledger.tokens,
+        "unknown_tokens": ledger.unknown,
         "cuts_inside_sentences": ledger.sentence_cuts,
-        "unknown_share": ledger.unknown / max(1, ledger.tokens),
         "special_ids_replaced": ledger.special_replaced,
         "notes": notes,
-        "seconds": {name: round(value, 2) for name, value in ledger.seconds.items()},
-        "mb_per_second": round(intake.bytes_read / _BYTES_PER_MB / max(ledger.seconds["encoding"], 1e-9), 2),
     }
 
 
-def print_report(report: dict[str, Any], output: str, console: Console) -> None:
+def merged_report(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The report of a store in parts: the first part's options, the sums of all counts."""
+    merged = reports[0] | {"part": None, "parts": [report["part"] for report in reports]}
+    for name in ("documents", "splits", "tokens_encoded", "unknown_tokens"):
+        merged[name] = _sum([report[name] for report in reports])
+    for name in ("cuts_inside_sentences", "special_ids_replaced"):
+        merged[name] = _sum([report[name] for report in reports])
+    merged["notes"] = sorted({note for report in reports for note in report["notes"]})
+    return merged
+
+
+def _sum(values: Sequence[Any]) -> Any:
+    """Of numbers, or of each entry of dictionaries, a missing one counting as none."""
+    if not isinstance(values[0], dict):
+        return sum(values)
+    names = {name: None for value in values for name in value}
+    return {name: _sum([value[name] for value in values if name in value]) for name in names}
+
+
+def print_report(
+    report: dict[str, Any], output: str, console: Console, timings: Timings | None = None
+) -> None:
     """The table a user sees at the end of a build."""
-    documents, seconds = report["documents"], report["seconds"]
+    documents = report["documents"]
     table = Table(title=f"token store {output}", title_justify="left", show_header=False)
     table.add_column(justify="left")
     table.add_column(justify="right")
@@ -122,10 +192,12 @@ def print_report(report: dict[str, Any], output: str, console: Console) -> None:
     if report["special_ids_replaced"]:
         table.add_row("special tokens found in text", f"{report['special_ids_replaced']:,}")
     table.add_row("vocabulary", f"{report['tokenizer']['vocab_size']:,}")
-    table.add_row("unknown tokens", f"{report['unknown_share']:.4%}")
-    for name, value in seconds.items():
-        table.add_row(f"seconds: {name}", f"{value:.1f}")
-    table.add_row("rate, text to store", f"{report['mb_per_second']:.1f} MB/s")
+    unknown_share = report["unknown_tokens"] / max(1, report["tokens_encoded"])
+    table.add_row("unknown tokens", f"{unknown_share:.4%}")
+    if timings is not None:
+        for name, value in timings.seconds.items():
+            table.add_row(f"seconds: {name}", f"{value:.1f}")
+        table.add_row("steady rate, text to store", f"{timings.mb_per_second:.1f} MB/s")
     console.print(table)
     for note in report["notes"]:
         console.print(note, highlight=False)

@@ -1,8 +1,13 @@
 """A document's sentences, by `sentencex` (some 300 languages) or one per line, none of them ever long.
 
-Line breaks inside a sentence (hard-wrapped prose) become spaces: a tokenizer may give "\\n" a token of its
-own.
+A sentence is what the splitter gives, with each run of ASCII white space (NUL counts as such) as one space and none
+at the ends: line breaks inside a sentence are hard-wrapped prose, and a tokenizer may give "\\n" a token of its own.
+
+`split_sentences` is this definition. The encoder takes `split_pieces`, the sentences as they lie in the text, and
+leaves the white space to its scanner.
 """
+
+import re
 
 import sentencex
 
@@ -13,37 +18,49 @@ from data_prep.options import SentenceMethod
 # size: 0.2 s), and a tokenizer's memory grows with the longest single text it is given.
 MAX_PARAGRAPH_CHARACTERS = 1 << 13
 
+_WHITE_SPACE = re.compile("[ \t\n\v\f\r\0]+")
+
 
 def split_sentences(text: str, method: SentenceMethod, language: str) -> tuple[list[str], int]:
-    """(sentences without surrounding white space, number of cuts that fell inside a sentence)."""
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    sentences: list[str] = []
-    num_cuts = 0
-    for paragraph in text.split("\n" if method == "line" else "\n\n"):
-        pieces, cuts = _bounded(paragraph)
-        num_cuts += cuts
-        for piece in pieces:
-            found = [piece] if method == "line" else sentencex.segment(language, piece)
-            sentences += [_one_line(sentence) for sentence in found if not sentence.isspace()]
+    """(sentences, none of them empty; number of cuts that fell inside a sentence)."""
+    pieces, num_cuts = split_pieces(text, method, language)
+    sentences = [_WHITE_SPACE.sub(" ", piece).strip(" ") for piece in pieces]
     return [sentence for sentence in sentences if sentence], num_cuts
 
 
-def _bounded(paragraph: str) -> tuple[list[str], int]:
-    """Pieces of at most `MAX_PARAGRAPH_CHARACTERS`, and how many cuts were not at the end of a sentence."""
-    if len(paragraph) <= MAX_PARAGRAPH_CHARACTERS:
-        return [paragraph], 0
+def split_pieces(text: str, method: SentenceMethod, language: str) -> tuple[list[str], int]:
+    """(the sentences with their white space, blank ones among them, none with NUL; number of cuts as above)."""
+    if "\0" in text:
+        text = text.replace("\0", " ")
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if method == "line":
+        return _bounded(text.split("\n"))
+    if len(text) <= MAX_PARAGRAPH_CHARACTERS or _longest(text) <= MAX_PARAGRAPH_CHARACTERS:
+        return sentencex.segment(language, text), 0
+    paragraphs, num_cuts = _bounded(text.split("\n\n"))
+    return [piece for paragraph in paragraphs for piece in sentencex.segment(language, paragraph)], num_cuts
+
+
+def _longest(text: str) -> int:
+    """Characters of the longest paragraph."""
+    return max(map(len, text.split("\n\n")))
+
+
+def _bounded(parts: list[str]) -> tuple[list[str], int]:
+    """The parts, those of over `MAX_PARAGRAPH_CHARACTERS` in pieces, and how many cuts were not at the end of a
+    sentence."""
+    if max(map(len, parts)) <= MAX_PARAGRAPH_CHARACTERS:
+        return parts, 0
     pieces: list[str] = []
-    num_cuts, start = 0, 0
-    while len(paragraph) - start > MAX_PARAGRAPH_CHARACTERS:
-        window = paragraph[start : start + MAX_PARAGRAPH_CHARACTERS + 1]
-        length, is_after_sentence = text_cut(window, MAX_PARAGRAPH_CHARACTERS)
-        pieces.append(window[:length])
-        num_cuts += not is_after_sentence
-        start += length
-    pieces.append(paragraph[start:])
+    num_cuts = 0
+    for part in parts:
+        start = 0
+        while len(part) - start > MAX_PARAGRAPH_CHARACTERS:
+            window = part[start : start + MAX_PARAGRAPH_CHARACTERS + 1]
+            length, is_after_sentence = text_cut(window, MAX_PARAGRAPH_CHARACTERS)
+            pieces.append(window[:length])
+            num_cuts += not is_after_sentence
+            start += length
+        pieces.append(part[start:])
     return pieces, num_cuts
-
-
-def _one_line(sentence: str) -> str:
-    return " ".join(sentence.split()) if "\n" in sentence.strip() else sentence.strip()

@@ -1,26 +1,57 @@
 """Worker processes that give back results in the order of their tasks, with few tasks in flight.
 
-Processes are spawned, not forked: a fork would copy the threads' locks of the tokenizers library in
-whatever state they are in.
+1. each worker has a pipe of its own; a thread in it takes the next task while the last is worked on, so that
+   neither side waits for the other to read;
+2. a worker has at most two tasks, and all together run only so far ahead of the result that is due;
+3. a worker that dies is noticed at once and named, with the task it had.
+
+`concurrent.futures` says only that some process died, not which, nor what it was doing. Processes are spawned,
+not forked: a fork would copy the threads' locks of the tokenizers library in whatever state they are in.
 """
 
 import gc
 import os
+import queue
 import signal
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
-from typing import Self, TypeVar
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Self, TypeVar
 
 from pretrain.errors import PretrainError
 
-_TASKS_AHEAD_PER_WORKER = 3
+_TASKS_PER_WORKER = 2
+_RESULTS_AHEAD_PER_WORKER = 4
+_SECONDS_TO_END = 5.0
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+
+class WorkerDied(PretrainError):
+    """A worker process was killed: by the system for want of memory, as a rule."""
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """One process; `tasks` are the numbers of those it has, oldest first."""
+
+    process: BaseProcess
+    pipe: Connection
+    tasks: deque[int] = field(default_factory=deque)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What a task raised, and where."""
+
+    error: BaseException
+    trace: str
 
 
 def available_cpus() -> int:
@@ -31,38 +62,113 @@ def available_cpus() -> int:
 
 
 class Workers:
-    """A pool for the length of a `with` block."""
+    """A pool for the length of a `with` block; its processes start at once."""
 
     def __init__(self, count: int) -> None:
-        self._in_flight = count * _TASKS_AHEAD_PER_WORKER
-        self._pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_start_worker)
+        context = get_context("spawn")
+        self._workers: list[_Worker] = []
+        for _ in range(count):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs,), daemon=True)
+            process.start()
+            theirs.close()
+            self._workers.append(_Worker(process, ours))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for worker in self._workers:
+            worker.pipe.close()  # the end of its tasks
+        for worker in self._workers:
+            worker.process.join(_SECONDS_TO_END)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
 
-    def map_in_order(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
-        """`function` (importable by name) of each task, in order, taking tasks only as results are taken."""
-        pending: deque[Future[Result]] = deque()
+    @property
+    def process_ids(self) -> list[int]:
+        return [worker.process.pid or 0 for worker in self._workers]
+
+    def map_in_order(
+        self,
+        function: Callable[[Task], Result],
+        tasks: Iterable[Task],
+        name: Callable[[Task], str] = repr,
+    ) -> Iterator[Result]:
+        """`function` (importable by name) of each task, in order, taking tasks only as results are taken.
+
+        What a task raises is raised here; `name` says what a worker that died had been doing. An iteration that
+        is given up ends the pool's usefulness: results may still be on their way.
+        """
+        numbered = enumerate(tasks)
+        results: dict[int, Any] = {}
+        names: dict[int, str] = {}
+        due, is_exhausted = 0, False
+        while True:
+            while not is_exhausted and len(results) + len(names) < self._limit:
+                worker = min(self._workers, key=lambda each: len(each.tasks))
+                if len(worker.tasks) >= _TASKS_PER_WORKER:
+                    break
+                number, task = next(numbered, (None, None))
+                if number is None:
+                    is_exhausted = True
+                    break
+                names[number] = name(task)  # type: ignore[arg-type]
+                worker.tasks.append(number)
+                self._send(worker, (function, task), names)
+            if due in results:
+                yield results.pop(due)
+                due += 1
+            elif not names:
+                return
+            else:
+                self._receive(results, names)
+
+    @property
+    def _limit(self) -> int:
+        return len(self._workers) * _RESULTS_AHEAD_PER_WORKER
+
+    def _send(self, worker: _Worker, message: tuple[Any, Any], names: dict[int, str]) -> None:
         try:
-            for task in tasks:
-                pending.append(self._pool.submit(function, task))
-                if len(pending) >= self._in_flight:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        except BrokenProcessPool:
-            raise PretrainError(
-                "A worker process died, perhaps for want of memory; start again with fewer --workers."
-            ) from None
-        finally:
-            for future in pending:
-                future.cancel()
+            worker.pipe.send(message)
+        except (BrokenPipeError, ConnectionResetError):
+            raise _died(worker, names) from None
+
+    def _receive(self, results: dict[int, Any], names: dict[int, str]) -> None:
+        """At least one result, from whichever worker has it."""
+        by_pipe = {worker.pipe: worker for worker in self._workers if worker.tasks}
+        for pipe in wait(list(by_pipe)):
+            worker = by_pipe[pipe]  # type: ignore[index]
+            try:
+                outcome = worker.pipe.recv()
+            except (EOFError, ConnectionResetError):
+                raise _died(worker, names) from None
+            number = worker.tasks.popleft()
+            del names[number]
+            if isinstance(outcome, _Failure):
+                raise outcome.error from (
+                    None if isinstance(outcome.error, PretrainError) else RuntimeError(outcome.trace)
+                )
+            results[number] = outcome
 
 
-def _start_worker() -> None:
+def _died(worker: _Worker, names: dict[int, str]) -> WorkerDied:
+    worker.process.join(_SECONDS_TO_END)
+    code = worker.process.exitcode
+    how = (
+        f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended ({code})"
+    )
+    why = "; the system does that when memory runs out" if code == -signal.SIGKILL else ""
+    doing = f" while it worked on {names[worker.tasks[0]]}" if worker.tasks else ""
+    return WorkerDied(
+        f"Worker process {worker.process.pid} {how}{doing}{why}. "
+        "Start the same command again with --resume, and with fewer --workers if memory was short."
+    )
+
+
+def _work(pipe: Connection) -> None:
+    """The life of a worker process: until its parent closes the pipe, or is gone."""
     # Ctrl-C reaches the whole process group; the main process alone answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # One thread in each worker: the pool is the parallelism.
@@ -70,12 +176,32 @@ def _start_worker() -> None:
     # Nothing a worker makes has reference cycles, and collecting costs a third of the time of parsing
     # syntax trees.
     gc.disable()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    tasks: queue.SimpleQueue[tuple[Callable[[Any], Any], Any]] = queue.SimpleQueue()
+    threading.Thread(target=_take, args=(pipe, tasks), daemon=True).start()
+    while True:
+        function, task = tasks.get()
+        try:
+            outcome = function(task)
+        except BaseException as error:
+            outcome = _Failure(error, traceback.format_exc())
+        _give(pipe, outcome)
 
 
-def _end_with_parent() -> None:
-    """A killed main process must not leave its workers behind: their task queue would never tell them."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+def _take(pipe: Connection, tasks: "queue.SimpleQueue[tuple[Callable[[Any], Any], Any]]") -> None:
+    while True:
+        try:
+            tasks.put(pipe.recv())
+        except (EOFError, OSError):
+            os._exit(0)  # the parent has no more tasks, or was killed: nobody waits for what is being done
+        except BaseException:  # a task that cannot be unpickled; the parent sees a worker that ended
+            traceback.print_exc()
+            os._exit(1)
+
+
+def _give(pipe: Connection, outcome: Any) -> None:
+    try:
+        pipe.send(outcome)
+    except (BrokenPipeError, ConnectionResetError):
+        os._exit(0)
+    except Exception:  # something that cannot be pickled
+        pipe.send(_Failure(RuntimeError(f"a result cannot be sent: {outcome!r}"), traceback.format_exc()))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_prep.heldout import HashedDocuments, HeldoutSplit, document_hash, take
+from data_prep.heldout import Assigned, HashedDocuments, HeldoutSplit, SegmentEnd, document_hash, take
 from pretrain.data.store import Documents
 
 
@@ -21,20 +21,26 @@ def hashed(hashes: list[int]) -> HashedDocuments:
     )
 
 
-def assign(fraction: float, batches: list[list[int]]) -> dict[str, list[int]]:
-    """The hashes that each split got, in the order of writing."""
-    split = HeldoutSplit(fraction)
+def assign(fraction: float, batches: list[list[int]], *, strict: bool = False) -> dict[str, list[int]]:
+    """The hashes that each split got, in the order of writing; a segment ends after each batch."""
+    split = HeldoutSplit(fraction, strict=strict)
     everything = hashed([value for batch in batches for value in batch])
     written: dict[str, list[int]] = {"train": [], "heldout": []}
-    start = 0
-    results = []
+    start, num_ends = 0, 0
+    results: list[Assigned | SegmentEnd] = []
     for batch in batches:
         chosen = np.zeros(len(everything.hashes), dtype=np.bool_)
         chosen[start : start + len(batch)] = True
         start += len(batch)
-        results += list(split.assign(take(everything, chosen)))
-    for name, documents in [*results, *split.finish()]:
-        written[name] += everything.hashes[documents.tokens[::2]].tolist()
+        results += [*split.assign(take(everything, chosen)), *split.assign(SegmentEnd())]
+    for item in [*results, *split.finish()]:
+        if isinstance(item, SegmentEnd):
+            num_ends += 1
+        else:
+            # Nothing leaves its segment, however long it waited.
+            assert set(everything.hashes[item.documents.tokens]) <= set(batches[num_ends])
+            written[item.split] += everything.hashes[item.documents.tokens[::2]].tolist()
+    assert num_ends == len(batches)
     return written
 
 
@@ -62,6 +68,11 @@ def test_assignment(batches: list[list[int]], train: set[int], heldout: set[int]
     assert len(written["train"]) + len(written["heldout"]) == sum(map(len, batches))
 
 
+def test_batches_without_a_document() -> None:
+    split = HeldoutSplit(0.5)
+    assert [*split.assign(hashed([])), *split.finish()] == []
+
+
 def test_zero_holds_nothing_out() -> None:
     assert assign(0.0, [[0, 1], [2]]) == {"train": [0, 1, 2], "heldout": []}
 
@@ -70,3 +81,19 @@ def test_share_of_real_texts_is_near_the_fraction() -> None:
     hashes = [document_hash(f"document {number}") for number in range(5000)]
     written = assign(0.1, [hashes])
     assert 400 < len(written["heldout"]) < 600
+
+
+def test_order_is_kept_while_documents_wait() -> None:
+    written = assign(0.5, [[HIGHER, HIGH], [HIGHER + 1, LOW, HIGH + 1], [HIGHER + 2]])
+    assert written == {"train": [HIGHER, HIGH, HIGHER + 1, HIGH + 1, HIGHER + 2], "heldout": [LOW]}
+
+
+def test_strict_parts_follow_the_rule_however_small() -> None:
+    assert assign(0.5, [[HIGH], [HIGHER]], strict=True) == {"train": [HIGH, HIGHER], "heldout": []}
+    assert assign(0.5, [[LOW], [LOWER]], strict=True) == {"train": [], "heldout": [LOW, LOWER]}
+
+
+def test_a_large_corpus_on_one_side_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_prep.heldout.MAX_WAITING_TOKENS", 6)
+    assert assign(0.5, [[HIGH], [HIGHER], [HIGH + 1]]) == {"train": [HIGHER, HIGH + 1], "heldout": [HIGH]}
+    assert assign(0.5, [[HIGH], [HIGHER], [HIGH + 1, HIGH + 2]])["heldout"] == []

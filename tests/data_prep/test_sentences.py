@@ -1,12 +1,14 @@
-"""Sentences: wrapped prose stays whole, nothing is lost, nothing is long."""
+"""Sentences: wrapped prose stays whole, nothing is lost, nothing is long, white space is single spaces."""
 
 from collections.abc import Callable
 
 import pytest
 import sentencex
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data_prep.options import SentenceMethod
-from data_prep.sentences import MAX_PARAGRAPH_CHARACTERS, split_sentences
+from data_prep.sentences import MAX_PARAGRAPH_CHARACTERS, split_pieces, split_sentences
 
 
 def test_wrapped_sentences_are_joined() -> None:
@@ -15,6 +17,36 @@ def test_wrapped_sentences_are_joined() -> None:
         ["Dr. Smith came home.", "He sat down.", "A title", "- an item"],
         0,
     )
+
+
+@pytest.mark.parametrize("method", ["sentencex", "line"])
+def test_ascii_white_space_alone_becomes_a_space(method: SentenceMethod) -> None:
+    text = "\x00 a\t\x0b \x0cb\x00c\u00a0 \u2003d \x1c\n\n \x00 \n\n\x85"
+    assert split_sentences(text, method, "en")[0] == ["a b c\u00a0 \u2003d \x1c", "\x85"]
+
+
+@given(st.text(alphabet="ab.!? \n\t\r\x00\u00a0。x", max_size=60))
+def test_nothing_but_white_space_is_lost(text: str) -> None:
+    """Pieces may be blank, hold no NUL, and their sentences are the text's characters in order."""
+    methods: tuple[SentenceMethod, ...] = ("sentencex", "line")
+    for method in methods:
+        pieces, _ = split_pieces(text, method, "en")
+        sentences, _ = split_sentences(text, method, "en")
+        assert not any("\0" in piece for piece in pieces)
+        assert [
+            " ".join(piece.replace("\u00a0", "_").split()) for piece in pieces if piece.strip(" \n\t")
+        ] == [sentence.replace("\u00a0", "_") for sentence in sentences]
+        assert "".join("".join(sentences).split()) == "".join(text.replace("\0", " ").split())
+
+
+def test_one_long_paragraph_does_not_change_the_others() -> None:
+    """Long documents go to sentencex paragraph by paragraph only where they must."""
+    paragraphs = ["Dr. Smith came\nhome. He sat."] * 500
+    short, _ = split_sentences("\n\n".join(paragraphs), "sentencex", "en")
+    both, cuts = split_sentences("\n\n".join([*paragraphs, "y" * 10_000]), "sentencex", "en")
+    assert short == ["Dr. Smith came home.", "He sat."] * 500
+    assert both == [*short, "y" * MAX_PARAGRAPH_CHARACTERS, "y" * (10_000 - MAX_PARAGRAPH_CHARACTERS)]
+    assert cuts == 1
 
 
 def test_one_sentence_per_line() -> None:

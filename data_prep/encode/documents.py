@@ -1,0 +1,95 @@
+"""A batch of texts to token ids: the work of a worker process.
+
+1. each text is split into sentences (`sentences`);
+2. all of them are encoded at once (`encoder`), and special ids are replaced;
+3. sentences without tokens go, then documents without sentences;
+4. the documents are hashed, for the held-out split and nothing else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.encode.encoder import Encoder
+from data_prep.heldout import HashedDocuments, document_hash
+from data_prep.options import SentenceMethod
+from data_prep.sentences import split_pieces
+from pretrain.data.store import Documents
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """What a worker needs to know; small, because it travels with every batch.
+
+    `forbidden` are the special ids other than `unk_id`. A vocabulary may hold "<s>" as an ordinary piece of
+    text as well, so that the text can still produce it; such ids become `unk_id`.
+    """
+
+    tokenizer_file: Path
+    vocab_size: int
+    unk_id: int
+    forbidden: tuple[int, ...]
+    token_dtype: str
+    sentences: SentenceMethod
+    language: str
+
+
+@dataclass(frozen=True)
+class EncodedDocuments:
+    """The documents that have tokens, and what happened on the way to them."""
+
+    hashed: HashedDocuments
+    num_texts: int
+    num_without_tokens: int
+    num_sentence_cuts: int
+    num_unknown: int
+    num_special_replaced: int
+
+
+def encode_documents(settings: EncoderSettings, texts: Sequence[str]) -> EncodedDocuments:
+    """Pure: the result depends on the arguments, and the content of the tokenizer file, alone."""
+    pieces: list[str] = []
+    counts: list[int] = []
+    num_cuts = 0
+    for text in texts:
+        found, cuts = split_pieces(text, settings.sentences, settings.language)
+        pieces += found
+        counts.append(len(found))
+        num_cuts += cuts
+    encoded = _encoder(settings.tokenizer_file, settings.vocab_size).encode(pieces)
+    has_tokens = encoded.lengths > 0
+    document_of_sentence = np.repeat(np.arange(len(counts)), counts)
+    document_lengths = np.bincount(document_of_sentence[has_tokens], minlength=len(counts))
+    kept = document_lengths > 0
+    hashes = [document_hash(text) for text, is_kept in zip(texts, kept.tolist(), strict=True) if is_kept]
+    times = np.bincount(encoded.ids, minlength=settings.vocab_size)
+    num_replaced = int(times[list(settings.forbidden)].sum())
+    documents = Documents(
+        tokens=_stored_ids(settings)[encoded.ids],
+        sentence_lengths=encoded.lengths[has_tokens].astype(np.uint32),
+        document_lengths=document_lengths[kept].astype(np.uint32),
+        word_starts=encoded.word_starts,
+    )
+    return EncodedDocuments(
+        hashed=HashedDocuments(documents, np.array(hashes, dtype=np.uint64)),
+        num_texts=len(counts),
+        num_without_tokens=len(counts) - len(hashes),
+        num_sentence_cuts=num_cuts,
+        num_unknown=int(times[settings.unk_id]) + num_replaced,
+        num_special_replaced=num_replaced,
+    )
+
+
+@lru_cache(maxsize=1)
+def _encoder(path: Path, vocab_size: int) -> Encoder:
+    return Encoder(path, vocab_size)
+
+
+def _stored_ids(settings: EncoderSettings) -> np.ndarray:
+    """What becomes of each id, in the store's dtype."""
+    table = np.arange(settings.vocab_size).astype(settings.token_dtype)
+    table[list(settings.forbidden)] = settings.unk_id
+    return table

@@ -1,0 +1,120 @@
+"""Sentences to ids: word by word from the cache where a rule allows it, else by the tokenizers library.
+
+1. a rule is read from the tokenizer.json (`rules`);
+2. the words of all sentences are looked up (`cache`), new ones resolved by the library (`resolving`);
+3. sentences with anything that may not be looked up go through the library as they are (`library`).
+
+Ids are always the library's own, and the same on both ways.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, pre_tokenizers
+
+from data_prep.encode.cache import DEFAULT_MAX_WORDS, WordCache
+from data_prep.encode.kernels import PADDING
+from data_prep.encode.library import encode_sentences, encode_sentences_and_words, load_library
+from data_prep.encode.resolving import Resolver
+from data_prep.encode.rules import Rule, rule_for
+from data_prep.encode.words import word_start_table
+
+
+@dataclass(frozen=True)
+class EncodedSentences:
+    """ids int64 [tokens], lengths int64 [sentences] and word starts bool [tokens]."""
+
+    ids: np.ndarray
+    lengths: np.ndarray
+    word_starts: np.ndarray
+
+
+class Encoder:
+    """A tokenizer file, and the words met so far."""
+
+    def __init__(self, path: Path, vocab_size: int, max_words: int = DEFAULT_MAX_WORDS) -> None:
+        self._tokenizer = load_library(path)
+        content = json.loads(self._tokenizer.to_str())
+        self.rule = rule_for(content)
+        self._word_starts = word_start_table(content, self._tokenizer.get_vocab(), vocab_size)
+        self._cache = _word_cache(self.rule, load_library(path), max_words)
+
+    def encode(self, pieces: list[str]) -> EncodedSentences:
+        """One sentence of each piece, in which white space is as `sentences.split_sentences` has it; a blank piece
+        gives a sentence without tokens. No piece may hold NUL.
+        """
+        if not pieces:
+            return EncodedSentences(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.bool_))
+        text = ("\0".join(pieces) + "\0").encode()
+        if self._cache is not None and self._word_starts is not None:
+            ids, lengths = self._looked_up(self._cache, text, len(pieces))
+            starts = self._word_starts[ids]
+        else:
+            sentences = list(_one_spaced(text, None))
+            if self._word_starts is not None:
+                ids, lengths = encode_sentences(self._tokenizer, sentences)
+                starts = self._word_starts[ids]
+            else:
+                ids, lengths, words = encode_sentences_and_words(self._tokenizer, sentences)
+                starts = np.ones(len(ids), dtype=np.bool_)
+                starts[1:] = (words[1:] != words[:-1]) | (words[1:] < 0)
+        starts[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
+        return EncodedSentences(ids, lengths, starts)
+
+    def _looked_up(self, cache: WordCache, text: bytes, num_sentences: int) -> tuple[np.ndarray, np.ndarray]:
+        """ids and lengths."""
+        padded = np.frombuffer(text + bytes(PADDING), dtype=np.uint8)
+        skip = _sentences_with(self.rule.markers, text, num_sentences)
+        id_parts, length_parts = [], []
+        position = num_done = 0
+        while position < len(text):
+            ids, lengths, position = cache.encode(padded, position, skip[num_done:])
+            id_parts.append(ids)
+            length_parts.append(lengths)
+            num_done += len(lengths)
+        ids, lengths = np.concatenate(id_parts), np.concatenate(length_parts)
+        whole = np.flatnonzero(lengths < 0)
+        if not len(whole):
+            return ids, lengths
+        other_ids, other_lengths = encode_sentences(self._tokenizer, list(_one_spaced(text, whole)))
+        is_whole = lengths < 0
+        lengths[whole] = other_lengths
+        merged = np.empty(int(lengths.sum()), dtype=np.int64)
+        of_whole = np.repeat(is_whole, lengths)
+        merged[of_whole], merged[~of_whole] = other_ids, ids
+        return merged, lengths
+
+
+def _word_cache(rule: Rule, tokenizer: Tokenizer, max_words: int) -> WordCache | None:
+    """`tokenizer` becomes the cache's own."""
+    if rule.cut is None:
+        return None
+    if rule.cut.keeps_space:
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    resolver = Resolver(tokenizer, keeps_space=rule.cut.keeps_space, has_space_mark=rule.has_space_mark)
+    return WordCache(rule.cut, resolver, max_words)
+
+
+def _sentences_with(markers: tuple[bytes, ...], text: bytes, num_sentences: int) -> np.ndarray:
+    """bool [sentences]: whether one of the markers stands in the sentence."""
+    found = []
+    for marker in markers:
+        at = text.find(marker)
+        while at >= 0:
+            found.append(at)
+            at = text.find(marker, at + 1)
+    is_found = np.zeros(num_sentences, dtype=np.bool_)
+    if found:
+        ends = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == 0)
+        is_found[np.searchsorted(ends, found)] = True
+    return is_found
+
+
+def _one_spaced(text: bytes, chosen: np.ndarray | None) -> Iterator[str]:
+    """The chosen ones (all, if None) of the sentences of the text, with single spaces."""
+    sentences = text.split(b"\0")
+    for index in range(len(sentences) - 1) if chosen is None else chosen.tolist():
+        yield b" ".join(sentences[index].split()).decode()

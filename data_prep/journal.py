@@ -1,0 +1,48 @@
+"""What a killed build needs to go on: how far it had come, and the state of everything at that point.
+
+The journal lies beside the store that is being built, and is written anew every few seconds: first the shard
+files are made durable (`StoreWriter.snapshot`), then the journal replaces the one before, in one step. Going on
+from it cuts the files back to what it says; since chunks, sentences and ids are pure functions of the input and
+the options, the rest comes out as it would have.
+"""
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from data_prep.position import Position
+from data_prep.report import Ledger
+from pretrain.data.store import WriterState, write_atomically
+
+
+class Journal(BaseModel):
+    """`inputs` is what the input was known by, `tokenizer` the report's section on it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = 1
+    options: dict[str, Any]
+    inputs: str
+    part: str | None
+    tokenizer: dict[str, Any]
+    position: Position
+    bytes_done: int
+    bytes_total: int
+    ledger: Ledger
+    writer: WriterState
+
+    @classmethod
+    def load(cls, path: Path) -> Self | None:
+        """None where there is none that can be read: the build then begins anew."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def save(self, path: Path) -> None:
+        write_atomically(path, self.model_dump_json().encode())
+
+    def fits(self, options: dict[str, Any], inputs: str, part: str | None) -> bool:
+        """Whether a build of these options and this input may go on from here."""
+        return (self.options, self.inputs, self.part) == (options, inputs, part)

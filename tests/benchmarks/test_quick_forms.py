@@ -1,0 +1,72 @@
+"""Each benchmark in its quick form, as a user types it: that it runs to its end and writes what it found."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.worlds import run_command
+
+_SECONDS = 600.0  # a machine may have other work; alone, each takes less than half a minute
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def quick(module: str, cache: Path, *arguments: str) -> tuple[dict[str, Any], str]:
+    """The JSON document and the printed table."""
+    output = cache / "results" / f"{module}.json"
+    command = [sys.executable, "-m", f"tests.benchmarks.{module}", "--quick", "--cache", str(cache)]
+    result = run_command([*command, "--output", output, *arguments], timeout=_SECONDS)
+    assert result.returncode == 0, result.stderr
+    return json.loads(output.read_text()), result.stdout
+
+
+@pytest.mark.slow
+def test_data_prep(cache: Path) -> None:
+    found, printed = quick("data_prep", cache, "--kinds", "bpe")
+    peers = {entry["peer"]: entry for entry in found["kinds"]["bpe"]}
+    assert {"ours", "encode_batch_fast", "run_mlm"} <= {
+        name for name, each in peers.items() if "rate" in each
+    }
+    assert "--megatron" in peers["Megatron-LM"]["not_run"]
+    tokens_per_byte = {
+        name: trial["tokens"] / trial["amount"]
+        for name in ("ours", "encode_batch_fast")
+        for trial in peers[name]["trials"]
+    }
+    assert tokens_per_byte["ours"] == pytest.approx(tokens_per_byte["encode_batch_fast"], rel=0.02)
+    assert set(found["stages_cpu_ms_per_mb"]["bpe"]) >= {"read", "write"}
+    assert "CPU milliseconds per MB" in printed
+
+
+@pytest.mark.slow
+def test_batches(cache: Path) -> None:
+    found, printed = quick("batches", cache)
+    assert set(found["groups"]) >= {"nsp, 128", "mlm, 512", "sop, 128", "mlm, whole words, 512"}
+    for ours, collator, loader in found["groups"].values():
+        assert 0.9 < ours["trials"][0]["real_share"] <= 1
+        assert collator["rate"] > 0 and loader["rate"] > 0
+    assert "whole words" in printed
+
+
+@pytest.mark.slow
+def test_memory(cache: Path) -> None:
+    found, printed = quick("memory", cache)
+    for build in found["builds"].values():
+        assert [peak["role"] for peak in build["peaks"]].count("worker") == 2
+    assert "all together" in printed
+
+
+@pytest.mark.slow
+def test_start(cache: Path) -> None:
+    found, printed = quick("start", cache, "--rounds", "1")
+    assert found["tokens"] >= 10**10
+    for [run] in found["runs"].values():
+        assert 0 < run["open_seconds"] < run["first_batch_seconds"]
+        assert run["imported_bytes"] <= run["opened_bytes"] <= run["first_batch_bytes"] <= run["end_bytes"]
+    assert "random batches/s" in printed

@@ -1,0 +1,244 @@
+"""A build that is killed and started again with `--resume` ends with the bytes of one that was not."""
+
+import errno
+import os
+import signal
+import time
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_prep.build import Job, build
+from data_prep.journal import Journal
+from data_prep.options import BuildOptions, InputOptions, TokenizerOptions
+from data_prep.output import journal_path
+from data_prep.progress import Progress
+from data_prep.tokenizer import train_tokenizer
+from data_prep.workers import Workers
+from pretrain.data.store import StoreWriter, partial_path, verify_store
+from pretrain.errors import DataError, PretrainError
+from tests.data_prep.test_build_store import all_bytes
+
+WORDS = [
+    *[
+        "one",
+        "two",
+        "three",
+        "river",
+        "engine",
+        "poem",
+        "market",
+        "planet",
+        "recipe",
+        "bridge",
+        "storm",
+        "house",
+    ],
+    *[
+        "of",
+        "the",
+        "and",
+        "in",
+        "it",
+        "was",
+        "is",
+        "not",
+        "seen",
+        "before",
+        "again",
+        "under",
+        "over",
+        "through",
+    ],
+]
+
+
+def make_corpus(folder: Path, num_documents: int) -> None:
+    """Documents of a few sentences over several files."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(4):
+        documents = []
+        for _ in range(num_documents // 4):
+            sentences = [
+                " ".join(generator.choice(WORDS, size=generator.integers(4, 20))).capitalize() + "."
+                for _ in range(generator.integers(1, 12))
+            ]
+            documents.append(" ".join(sentences))
+        (folder / f"{number}.txt").write_text("\n\n".join(documents) + "\n")
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> BuildOptions:
+    folder = tmp_path_factory.mktemp("resume")
+    make_corpus(folder / "corpus", 4_000)
+    train_tokenizer("wordpiece", [" ".join(WORDS)] * 50, 120, lowercase=True).save(folder / "tokenizer")
+    return BuildOptions(
+        input=InputOptions(paths=(str(folder / "corpus"),), segment_bytes=100_000),
+        tokenizer=TokenizerOptions(path=str(folder / "tokenizer")),
+        block_tokens=5_000,
+        shard_tokens=40_000,
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(options: BuildOptions, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The bytes of an uninterrupted build."""
+    output = tmp_path_factory.mktemp("whole") / "store"
+    run(options, output)
+    return all_bytes(output)
+
+
+def run(options: BuildOptions, output: Path, **job: Any) -> dict[str, Any]:
+    return build(options, output, Job(1, Progress(quiet=True), **job))
+
+
+def run_until_killed(options: BuildOptions, output: Path, num_workers: int) -> None:
+    build(options, output, Job(num_workers, Progress(quiet=True), resume=True, save_seconds=0.0))
+
+
+def test_killed_after_every_few_writes(
+    options: BuildOptions, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error stands for a kill: it leaves torn files behind, later than the journal knows."""
+    output = tmp_path / "store"
+    add, calls = StoreWriter.add, 0
+
+    def add_and_die(writer: StoreWriter, *arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        add(writer, *arguments)
+        if calls % 7 == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(StoreWriter, "add", add_and_die)
+    monkeypatch.setattr("data_prep.sources.chunks.CHUNK_BYTES", 20_000)
+    positions = []
+    for _ in range(200):
+        try:
+            run(options, output, resume=True, save_seconds=0.0)
+        except KeyboardInterrupt:
+            journal = Journal.load(journal_path(output))
+            assert journal is not None
+            positions.append((journal.position.segment, journal.position.chunk))
+        else:
+            break
+    assert len(set(positions)) > 5
+    assert positions == sorted(positions)
+    assert all_bytes(output) == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["store"]
+
+
+@pytest.mark.slow
+def test_sigkill_at_twenty_random_moments(
+    options: BuildOptions, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    output, context = tmp_path / "store", get_context("spawn")
+    generator = np.random.default_rng(1)
+    kills, limit = 0, 0.9
+    while kills < 20:
+        process = context.Process(target=run_until_killed, args=(options, output, 1 + kills % 2))
+        process.start()
+        process.join(generator.uniform(0.5, limit))
+        if process.is_alive():
+            os.kill(process.pid or 0, signal.SIGKILL)
+            process.join()
+            kills += 1
+            limit += 0.1
+        else:
+            assert process.exitcode == 0
+            assert all_bytes(output) == whole
+            for name in whole:
+                (output / name).unlink()
+            for folder in (output / "tokenizer", output):
+                folder.rmdir()
+    run(options, output, resume=True)
+    assert all_bytes(output) == whole
+
+
+def test_a_full_disk_is_said_and_can_be_resumed(
+    options: BuildOptions, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "store"
+    add, calls = StoreWriter.add, 0
+
+    def add_or_fail(writer: StoreWriter, *arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 9:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(output / "train-00000.tokens"))
+        add(writer, *arguments)
+
+    monkeypatch.setattr(StoreWriter, "add", add_or_fail)
+    with pytest.raises(
+        PretrainError, match=r"train-00000\.tokens: the disk is full .* MB are free.*--resume"
+    ):
+        run(options, output, save_seconds=0.0)
+    assert not output.exists()
+    run(options, output, resume=True)
+    assert all_bytes(output) == whole
+
+
+def test_other_options_or_input_begin_anew(
+    options: BuildOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "store"
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "finish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(options, output, save_seconds=0.0)
+    assert journal_path(output).exists()
+    changed = replace(options, heldout=0.5)
+    run(changed, output, resume=True)
+    fresh = tmp_path / "fresh"
+    run(changed, fresh)
+    assert all_bytes(output) == all_bytes(fresh)
+
+
+def test_without_resume_nothing_old_is_used(
+    options: BuildOptions, whole: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "store"
+    partial_path(output).mkdir()
+    journal_path(output).write_text("{}")
+    build(options, output, Job(1, Progress()))
+    assert "--resume would have gone on" in capsys.readouterr().err
+    assert all_bytes(output) == whole
+
+
+def test_bad_input_leaves_nothing_to_resume(options: BuildOptions, tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.txt").write_bytes(b"good text.\n\n" * 1000 + b"bad \xff")
+    bad = replace(options, input=InputOptions(paths=(str(tmp_path / "corpus"),)))
+    with pytest.raises(DataError):
+        run(bad, tmp_path / "store", save_seconds=0.0)
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+def test_a_killed_worker_is_named_and_the_build_resumes(
+    options: BuildOptions, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, map_in_order = tmp_path / "store", Workers.map_in_order
+
+    def kill_one(workers: Workers, *arguments: Any) -> Any:
+        results = map_in_order(workers, *arguments)
+        yield next(results)
+        os.kill(workers.process_ids[0], signal.SIGKILL)
+        time.sleep(0.1)
+        yield from results
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Workers, "map_in_order", kill_one)
+        with pytest.raises(PretrainError, match=r"killed by SIGKILL.*corpus/\d\.txt"):
+            run(options, output, save_seconds=0.0)
+    run(options, output, resume=True)
+    assert all_bytes(output) == whole
+    assert verify_store(output, full=True) == []
