@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_prep.pipeline import Pipeline
 from data_prep.journal import Journal
 from data_prep.options import BuildOptions, InputOptions, TokenizerOptions, check_options
 from data_prep.output import (
@@ -29,6 +28,7 @@ from data_prep.output import (
     read_report,
 )
 from data_prep.parts import Part
+from data_prep.pipeline import Pipeline
 from data_prep.position import Position
 from data_prep.progress import Progress
 from data_prep.report import Ledger, Timings, make_report, tokenizer_section

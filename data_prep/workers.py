@@ -98,9 +98,10 @@ class Workers:
     ) -> Iterator[Result]:
         """`function` (importable by name) of each task, in order, taking tasks only as results are taken.
 
-        What a task raises is raised here; `name` says what a worker that died had been doing. An iteration that
-        is given up ends the pool's usefulness: results may still be on their way.
+        What a task raises is raised here; `name` says what a worker that died had been doing. One iteration at a
+        time; of one that was given up, the next waits for what is still being done.
         """
+        self._discard_leftovers()
         numbered = enumerate(tasks)
         results: dict[int, Any] = {}
         names: dict[int, str] = {}
@@ -128,6 +129,15 @@ class Workers:
     @property
     def _limit(self) -> int:
         return len(self._workers) * _RESULTS_AHEAD_PER_WORKER
+
+    def _discard_leftovers(self) -> None:
+        for worker in self._workers:
+            while worker.tasks:
+                try:
+                    worker.pipe.recv()
+                except (EOFError, ConnectionResetError):
+                    raise _died(worker, {}) from None
+                worker.tasks.popleft()
 
     def _send(self, worker: _Worker, message: tuple[Any, Any], names: dict[int, str]) -> None:
         try:
@@ -160,7 +170,7 @@ def _died(worker: _Worker, names: dict[int, str]) -> WorkerDied:
         f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended ({code})"
     )
     why = "; the system does that when memory runs out" if code == -signal.SIGKILL else ""
-    doing = f" while it worked on {names[worker.tasks[0]]}" if worker.tasks else ""
+    doing = f" while it worked on {names[worker.tasks[0]]}" if worker.tasks and names else ""
     return WorkerDied(
         f"Worker process {worker.process.pid} {how}{doing}{why}. "
         "Start the same command again with --resume, and with fewer --workers if memory was short."

@@ -57,6 +57,14 @@ def test_a_pool_serves_one_map_after_another() -> None:
         assert list(workers.map_in_order(length, [])) == []
 
 
+def test_a_map_that_is_given_up_leaves_nothing_to_the_next() -> None:
+    with Workers(2) as workers:
+        for _ in range(3):
+            given_up = workers.map_in_order(slow_when_even, range(100, 200))
+            assert next(given_up)[0] == 100
+            assert list(workers.map_in_order(length, [b"a", b"bc"])) == [1, 2]
+
+
 def test_tasks_are_taken_only_so_far_ahead() -> None:
     taken = 0
 

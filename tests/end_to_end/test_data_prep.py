@@ -138,6 +138,7 @@ def test_the_demo_store_is_built_once_and_reused(tmp_path: Path) -> None:
         (("--input", "a.txt", "--tokenizer", "nowhere"), ["--tokenizer nowhere"]),
         (("--input", "a.txt", "--tokenizer", ".", "--vocab-size", "9"), ["drop --train-tokenizer"]),
         (("--input", "sheet.xlsx"), ["sheet.xlsx", "--format"]),
+        (("--input", "two.jsonl"), ["'title', 'body'", "--text-column"]),
         (("--input", "a.txt", "--part", "4/3", "--tokenizer", "x"), ["--part is '4/3'"]),
         (("--input", "a.txt", "--part", "1/3"), ["--part needs", "data_prep tokenizer"]),
         (("--input", "a.txt", "--save-every", "-1"), ["--save-every is -1"]),
@@ -146,8 +147,9 @@ def test_the_demo_store_is_built_once_and_reused(tmp_path: Path) -> None:
 def test_wrong_usage(tmp_path: Path, arguments: tuple[str, ...], parts: list[str]) -> None:
     (tmp_path / "a.txt").write_text("Some text.")
     (tmp_path / "sheet.xlsx").write_text("a,b")
+    (tmp_path / "two.jsonl").write_text('{"title": "x", "body": "y"}')
     assert_fails(data_prep("build", "--output", "store", *arguments, cwd=tmp_path), 2, *parts)
-    assert_nothing_left(tmp_path, "a.txt", "sheet.xlsx")
+    assert_nothing_left(tmp_path, "a.txt", "sheet.xlsx", "two.jsonl")
 
 
 def test_an_unknown_option_is_wrong_usage(tmp_path: Path) -> None:
@@ -168,7 +170,7 @@ def test_an_output_that_cannot_be_written(tmp_path: Path, output: str) -> None:
     [
         ("a.txt", b"", ["corpus is empty"]),
         ("a.txt", b"Good text.\n\nBad \xff text.", ["a.txt is not valid UTF-8 at byte 16", "--on-bad-text"]),
-        ("a.jsonl", b'{"body": "x", "id": 1}\n', ["a.jsonl:1 has no column 'text'", "'body', 'id'"]),
+        ("a.jsonl", b'{"text": "x"}\n{"body": "y", "id": 1}\n', ["a.jsonl:2 has no column 'text'", "'body', 'id'"]),
         ("a.jsonl", b'{"text": "x"}\n{"text": "y"\n', ["a.jsonl:2 is not valid JSON"]),
         ("a.jsonl", b'{"text": "x"}\n{"text": 7}\n', ["a.jsonl:2", "'text' holds a number"]),
         ("a.jsonl", b'{"text": "x\xff"}\n', ["a.jsonl is not valid UTF-8 at byte 11"]),

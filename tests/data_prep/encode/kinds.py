@@ -12,7 +12,7 @@ from data_prep.tokenizer import train_tokenizer
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 MARK = "\u2581"
 _STEMS = (
-    "the a run talk token sentence don't it's we'll naïve café straße Москва говорит 你好 世界 नमस्ते 123 4,567 "
+    "the a run talk token sentence don't it's we'll they've naïve café straße Москва говорит 你好 世界 नमस्ते 123 4,567 "
     ":-) -- [x]"
 )
 
@@ -108,9 +108,9 @@ def albert() -> Tokenizer:
 
 
 def plain_metaspace() -> Tokenizer:
-    """No normalizer at all; all spaces count."""
+    """Spaces that come of other characters stay where they are."""
     tokenizer = sentencepiece_bpe()
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC()])
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC()])
     return tokenizer
 
 
