@@ -115,10 +115,11 @@ class Run:
         """All remaining steps, the last validation and the export."""
         recipe = self.request.config.recipe
         sampling = build.sampling_options(recipe)
+        # Both look at the corpus: what it cannot give is said before anything is written.
+        loader = build.build_loader(self.request, self.corpus, sampling, self.engine, start.cursor)
         evaluator = build.build_evaluator(self.request, self.corpus, sampling, self.engine)
         writer = self._open_writer(start.step)
         self._say_what()
-        loader = build.build_loader(self.request, self.corpus, sampling, self.engine, start.cursor)
         loop = Loop(
             options=self._loop_options(),
             loader=loader,

@@ -58,6 +58,12 @@ class WordCache:
             self._make_room()
         return ids, lengths, int(end)
 
+    @property
+    def num_bytes(self) -> int:
+        """What it holds in memory."""
+        held = (*self._table, self._values_at, self._values)
+        return sum(array.nbytes for array in held)
+
     def _resolve(self, found: Found) -> None:
         """The ids of the new words, behind those of the words before them."""
         content = found.new_keys[: found.num_new_bytes[0]].tobytes().decode()

@@ -40,7 +40,7 @@ class Encoder:
         content = json.loads(self._tokenizer.to_str())
         self.rule = rule_for(content)
         self._word_starts = word_start_table(content, self._tokenizer.get_vocab(), vocab_size)
-        self._cache = _word_cache(self.rule, load_library(path), max_words)
+        self.cache = _word_cache(self.rule, load_library(path), max_words)
 
     def encode(self, pieces: list[str]) -> EncodedSentences:
         """One sentence of each piece, in which white space is as `sentences.split_sentences` has it; a blank piece
@@ -49,8 +49,8 @@ class Encoder:
         if not pieces:
             return EncodedSentences(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.bool_))
         text = ("\0".join(pieces) + "\0").encode()
-        if self._cache is not None and self._word_starts is not None:
-            ids, lengths = self._looked_up(self._cache, text, len(pieces))
+        if self.cache is not None and self._word_starts is not None:
+            ids, lengths = self._looked_up(self.cache, text, len(pieces))
             starts = self._word_starts[ids]
         else:
             sentences = list(_one_spaced(text, None))

@@ -20,7 +20,7 @@ from pretrain.errors import DataError
 
 CHUNK_BYTES = 1 << 20
 # A JSON string must be parsed whole: a line takes up to some five times its size while it is.
-MAX_JSON_LINE_BYTES = 1 << 26
+MAX_JSON_LINE_BYTES = 1 << 25
 TOO_LONG = "line too long"
 
 

@@ -116,7 +116,7 @@ def assert_nothing_looks_whole(output: Path) -> None:
 # Each of these as a command of its own, as it is typed.
 TYPED: Mapping[str, Case] = {
     "truncated store": Case(("--data", "truncated"), 3, ("train-00000.tokens", "100 bytes")),
-    "store of another version": Case(("--data", "version-9"), 3, ("version 9", "version 1")),
+    "store of another version": Case(("--data", "version-9"), 3, ("version 9", "versions 1 to 2")),
     "missing store": Case(("--data", "nowhere"), 2, ("no token store at nowhere",)),
     "vocabularies differ": Case(
         ("model.config=vocabulary.json",), 2, ("999", str(VOCAB_SIZE), "model.config")
@@ -157,7 +157,7 @@ SHARED: Mapping[str, Case] = {
     "unknown backend": Case(("--backend", "ddp"), 2, ("invalid choice: 'ddp'",)),
     "store without manifest": Case(("--data", "no-manifest"), 3, ("no-manifest", "manifest.json")),
     "store is a file": Case(("--data", "tiny.json"), 2, ("tiny.json",)),
-    "one document for nsp": Case(("--data", "one-document"), 3, ("one document", "data.objective=mlm")),
+    "one document for nsp": Case(("--data", "one-document"), 3, ("one document", "set data.objective to sop or mlm")),
     "sentence pairs for RoBERTa": Case(("model.config=roberta.json",), 2, ("data.objective", "'roberta'")),
     "unknown preset": Case(("model.preset=bert-tinny",), 2, ("did you mean 'bert-tiny'?",)),
     "two models": Case(

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from data_prep.encode.encoder import EncodedSentences, Encoder
 from data_prep.encode.library import encode_sentences
+from data_prep.encode.resolving import Resolver
 from data_prep.sentences import split_sentences
 from tests.data_prep.encode.conftest import Subject, Subjects
 from tests.data_prep.encode.kinds import ALL, LOOKED_UP, NOT_LOOKED_UP, plainly, sample
@@ -120,15 +121,30 @@ def test_what_was_met_before_and_beside_does_not_matter(subjects: Subjects, name
             check(subject, encoder, [piece])
 
 
-def test_a_cache_grows_with_its_words(subjects: Subjects, monkeypatch: pytest.MonkeyPatch) -> None:
+def many_words() -> list[str]:
+    draw = random.Random(1)
+    words = [f"w{''.join(draw.choices('abcdefgh', k=draw.randint(3, 30)))}" for _ in range(3_000)]
+    return [" ".join(words[start : start + 20]) for start in range(0, len(words), 20)]
+
+
+def test_a_cache_grows_with_its_words_and_keeps_them(
+    subjects: Subjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("data_prep.encode.cache._FIRST_WORDS", 50)
     subject = subjects("bpe")
     encoder = subject.new_encoder()
-    draw = random.Random(1)
-    words = [f"w{''.join(draw.choices('abcdefgh', k=draw.randint(3, 30)))}" for _ in range(3_000)]
-    pieces = [" ".join(words[start : start + 20]) for start in range(0, len(words), 20)]
-    for _ in range(2):
-        check(subject, encoder, pieces)
+    check(subject, encoder, many_words())
+    monkeypatch.setattr(Resolver, "resolve", None)  # nothing is new any more
+    check(subject, encoder, many_words())
+
+
+def test_a_cache_stays_within_its_bound(subjects: Subjects) -> None:
+    """Full at 200 words, again and again: a word takes some 100 bytes."""
+    encoder = subjects("bpe").new_encoder(200)
+    for _ in range(5):
+        encoder.encode(many_words())
+    assert encoder.cache is not None
+    assert 200 * 48 < encoder.cache.num_bytes < 200 * 300
 
 
 def test_word_starts_by_hand(subjects: Subjects) -> None:
