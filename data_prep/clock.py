@@ -11,15 +11,19 @@ class CpuClock:
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._seconds_inside = 0.0  # of stages within the running one
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Counts what is done inside."""
-        began = time.thread_time()
+        """Counts what is done inside, but for stages timed within."""
+        began, before = time.thread_time(), self._seconds_inside
+        self._seconds_inside = 0.0
         try:
             yield
         finally:
-            self.seconds[stage] += time.thread_time() - began
+            spent = time.thread_time() - began
+            self.seconds[stage] += spent - self._seconds_inside
+            self._seconds_inside = before + spent
 
     def add(self, seconds: Mapping[str, float]) -> None:
         """Counts what another clock has counted."""

@@ -41,6 +41,6 @@ def encode_chunk(settings: EncoderSettings, options: InputOptions, task: Task) -
     clock, intake = CpuClock(), Intake()
     with clock.timed("read"):
         texts = list(read_chunk(task.chunk, options, intake))
-    with clock.timed("encode"):
-        documents = encode_documents(settings, texts)
+    with clock.timed("other encoding"):
+        documents = encode_documents(settings, texts, clock)
     return Encoded(task.position, task.chunk.num_bytes, documents, intake, dict(clock.seconds))

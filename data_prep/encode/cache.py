@@ -5,6 +5,7 @@ What it holds never shows in a result, only in how soon the result is there.
 
 import numpy as np
 
+from data_prep.clock import CpuClock
 from data_prep.encode.gathering import COUNT_BITS, count_tokens, gather
 from data_prep.encode.kernels import PADDING, Cut, Found, Table, rehash, scan
 from data_prep.encode.resolving import Resolver
@@ -32,7 +33,9 @@ class WordCache:
         self._values = np.empty(_VALUES_PER_WORD * len(self._table.long_at), dtype=np.uint32)
         self._num_values = 0
 
-    def encode(self, text: np.ndarray, start: int, skip: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    def encode(
+        self, text: np.ndarray, start: int, skip: np.ndarray, clock: CpuClock
+    ) -> tuple[np.ndarray, np.ndarray, int]:
         """Sentences of `text` (uint8, padded) from byte `start` on, at most as many as `skip` (bool) has: their ids
         int64, lengths int64 [sentences, maybe fewer than asked for], and the byte after the last of them.
 
@@ -48,9 +51,12 @@ class WordCache:
         )
         was_empty = self._table.counts[0] == 0
         eights = np.ndarray((len(text) - 7,), np.uint64, text, strides=(1,))
-        end, num_found = scan(text, eights, np.uint64(start), self._cut, self._table, found)
-        self._resolve(found)
-        ids, lengths = self._gathered(found.words, found.ends[:num_found], skip[:num_found])
+        with clock.timed("look up"):
+            end, num_found = scan(text, eights, np.uint64(start), self._cut, self._table, found)
+        with clock.timed("new words"):
+            self._resolve(found)
+        with clock.timed("look up"):
+            ids, lengths = self._gathered(found.words, found.ends[:num_found], skip[:num_found])
         if end < len(text) - PADDING:  # the table was full
             if num_found == 0 and was_empty and self._table.counts[1] == self._max_words:
                 past_sentence = start + int(np.argmin(text[start:])) + 1

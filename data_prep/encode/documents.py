@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.clock import CpuClock
 from data_prep.encode.encoder import Encoder
 from data_prep.heldout import HashedDocuments, document_hash
 from data_prep.options import SentenceMethod
@@ -49,22 +50,25 @@ class EncodedDocuments:
     num_special_replaced: int
 
 
-def encode_documents(settings: EncoderSettings, texts: Sequence[str]) -> EncodedDocuments:
-    """Pure: the result depends on the arguments, and the content of the tokenizer file, alone."""
+def encode_documents(settings: EncoderSettings, texts: Sequence[str], clock: CpuClock) -> EncodedDocuments:
+    """The result depends on the settings, the texts and the content of the tokenizer file alone; `clock` counts the
+    stages."""
     pieces: list[str] = []
     counts: list[int] = []
     num_cuts = 0
-    for text in texts:
-        found, cuts = split_pieces(text, settings.sentences, settings.language)
-        pieces += found
-        counts.append(len(found))
-        num_cuts += cuts
-    encoded = _encoder(settings.tokenizer_file, settings.vocab_size).encode(pieces)
+    with clock.timed("sentences"):
+        for text in texts:
+            found, cuts = split_pieces(text, settings.sentences, settings.language)
+            pieces += found
+            counts.append(len(found))
+            num_cuts += cuts
+    encoded = _encoder(settings.tokenizer_file, settings.vocab_size).encode(pieces, clock)
     has_tokens = encoded.lengths > 0
     document_of_sentence = np.repeat(np.arange(len(counts)), counts)
     document_lengths = np.bincount(document_of_sentence[has_tokens], minlength=len(counts))
     kept = document_lengths > 0
-    hashes = [document_hash(text) for text, is_kept in zip(texts, kept.tolist(), strict=True) if is_kept]
+    with clock.timed("hash"):
+        hashes = [document_hash(text) for text, is_kept in zip(texts, kept.tolist(), strict=True) if is_kept]
     times = np.bincount(encoded.ids, minlength=settings.vocab_size)
     num_replaced = int(times[list(settings.forbidden)].sum())
     documents = Documents(

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, pre_tokenizers
 
+from data_prep.clock import CpuClock
 from data_prep.encode.cache import DEFAULT_MAX_WORDS, WordCache
 from data_prep.encode.kernels import PADDING
 from data_prep.encode.library import encode_sentences, encode_sentences_and_words, load_library
@@ -42,36 +43,43 @@ class Encoder:
         self._word_starts = word_start_table(content, self._tokenizer.get_vocab(), vocab_size)
         self.cache = _word_cache(self.rule, load_library(path), max_words)
 
-    def encode(self, pieces: list[str]) -> EncodedSentences:
+    def encode(self, pieces: list[str], clock: CpuClock) -> EncodedSentences:
         """One sentence of each piece, in which white space is as `sentences.split_sentences` has it; a blank piece
-        gives a sentence without tokens. No piece may hold NUL.
+        gives a sentence without tokens. No piece may hold NUL. `clock` counts what is looked up, new words, and what
+        goes through the library.
         """
         if not pieces:
             return EncodedSentences(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.bool_))
         text = ("\0".join(pieces) + "\0").encode()
         if self.cache is not None and self._word_starts is not None:
-            ids, lengths = self._looked_up(self.cache, text, len(pieces))
+            ids, lengths = self._looked_up(self.cache, text, len(pieces), clock)
             starts = self._word_starts[ids]
         else:
-            sentences = list(_one_spaced(text, None))
-            if self._word_starts is not None:
-                ids, lengths = encode_sentences(self._tokenizer, sentences)
-                starts = self._word_starts[ids]
-            else:
-                ids, lengths, words = encode_sentences_and_words(self._tokenizer, sentences)
-                starts = np.ones(len(ids), dtype=np.bool_)
-                starts[1:] = (words[1:] != words[:-1]) | (words[1:] < 0)
+            with clock.timed("library"):
+                ids, lengths, starts = self._whole(list(_one_spaced(text, None)))
         starts[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
         return EncodedSentences(ids, lengths, starts)
 
-    def _looked_up(self, cache: WordCache, text: bytes, num_sentences: int) -> tuple[np.ndarray, np.ndarray]:
+    def _whole(self, sentences: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """ids, lengths and word starts, by the library alone."""
+        if self._word_starts is not None:
+            ids, lengths = encode_sentences(self._tokenizer, sentences)
+            return ids, lengths, self._word_starts[ids]
+        ids, lengths, words = encode_sentences_and_words(self._tokenizer, sentences)
+        starts = np.ones(len(ids), dtype=np.bool_)
+        starts[1:] = (words[1:] != words[:-1]) | (words[1:] < 0)
+        return ids, lengths, starts
+
+    def _looked_up(
+        self, cache: WordCache, text: bytes, num_sentences: int, clock: CpuClock
+    ) -> tuple[np.ndarray, np.ndarray]:
         """ids and lengths."""
         padded = np.frombuffer(text + bytes(PADDING), dtype=np.uint8)
         skip = _sentences_with(self.rule.markers, text, num_sentences)
         id_parts, length_parts = [], []
         position = num_done = 0
         while position < len(text):
-            ids, lengths, position = cache.encode(padded, position, skip[num_done:])
+            ids, lengths, position = cache.encode(padded, position, skip[num_done:], clock)
             id_parts.append(ids)
             length_parts.append(lengths)
             num_done += len(lengths)
@@ -79,7 +87,9 @@ class Encoder:
         whole = np.flatnonzero(lengths < 0)
         if not len(whole):
             return ids, lengths
-        other_ids, other_lengths = encode_sentences(self._tokenizer, list(_one_spaced(text, whole)))
+        with clock.timed("library"):
+            sentences = list(_one_spaced(text, whole))
+            other_ids, other_lengths = encode_sentences(self._tokenizer, sentences)
         is_whole = lengths < 0
         lengths[whole] = other_lengths
         merged = np.empty(int(lengths.sum()), dtype=np.int64)
@@ -94,8 +104,7 @@ def _word_cache(rule: Rule, tokenizer: Tokenizer, max_words: int) -> WordCache |
         return None
     if rule.cut.keeps_space:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    resolver = Resolver(tokenizer, keeps_space=rule.cut.keeps_space, has_space_mark=rule.has_space_mark)
-    return WordCache(rule.cut, resolver, max_words)
+    return WordCache(rule.cut, Resolver(tokenizer, rule), max_words)
 
 
 def _sentences_with(markers: tuple[bytes, ...], text: bytes, num_sentences: int) -> np.ndarray:

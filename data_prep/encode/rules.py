@@ -51,12 +51,15 @@ class Rule:
     """How words are cut, None where whole sentences must go through the tokenizer; `reason` says why, for people.
 
     A sentence with one of `markers` in it may hold an added token, and goes through the tokenizer as well.
+    `model_prefix` is what stands before a word of plain ASCII when it reaches the model, otherwise unchanged; None
+    where the normalizer may change ASCII.
     """
 
     cut: Cut | None
     reason: str
     has_space_mark: bool = False
     markers: tuple[bytes, ...] = ()
+    model_prefix: str | None = None
 
 
 def rule_for(tokenizer: dict[str, Any]) -> Rule:
@@ -73,19 +76,21 @@ def rule_for(tokenizer: dict[str, Any]) -> Rule:
     names = {part["type"] for part in normalizers}
     if kinds == ["BertPreTokenizer"] and model["type"] == "WordPiece":
         if names <= _BERT_NORMALIZERS:
-            return Rule(_bert_cut(folds=any(map(_folds, normalizers))), "words of BERT", markers=markers)
+            cut = _bert_cut(folds=any(map(_folds, normalizers)))
+            return Rule(cut, "words of BERT", markers=markers, model_prefix="")
     elif kinds == ["ByteLevel"] and model["type"] == "BPE":
         if pre_tokenizers[0].get("use_regex", True) and names <= _GPT2_NORMALIZERS:
             cut = _gpt2_cut(
                 folds="Lowercase" in names, space_before_first=pre_tokenizers[0]["add_prefix_space"]
             )
-            return Rule(cut, "words of GPT-2", markers=markers)
+            return Rule(cut, "words of GPT-2", markers=markers, model_prefix="")
     elif _splits_at_spaces(pre_tokenizers) and model["type"] in ("Unigram", "BPE"):
         if names <= _METASPACE_NORMALIZERS and all(map(_is_harmless, normalizers)):
-            return Rule(_chunk_cut(), "chunks between spaces", has_space_mark=True, markers=markers)
+            prefix = SPACE_MARK if names <= _UNICODE_FORMS else None
+            return Rule(_chunk_cut(), "chunks between spaces", True, markers, prefix)
     elif _marks_spaces(pre_tokenizers, normalizers) and model["type"] == "BPE":
         if not _merges_across_spaces(model):
-            return Rule(_chunk_cut(), "chunks between spaces", has_space_mark=True, markers=markers)
+            return Rule(_chunk_cut(), "chunks between spaces", True, markers, model_prefix=SPACE_MARK)
         return Rule(None, "its merges go across spaces")
     return Rule(None, f"no rule for {'+'.join(sorted(names)) or 'no'} normalizer and {'+'.join(kinds) or 'no'} "
                 f"pre-tokenizer of a {model['type']} model")  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from data_prep.clock import CpuClock
 from data_prep.encode import EncoderSettings, encode_documents
 from data_prep.heldout import document_hash
 from data_prep.sentences import split_sentences
@@ -81,7 +82,7 @@ def settings_for(tokenizer: StoreTokenizer, folder: Path) -> EncoderSettings:
 def test_tokens_lengths_and_word_starts(tmp_path: Path, make: Callable[[], StoreTokenizer]) -> None:
     tokenizer = make()
     settings = settings_for(tokenizer, tmp_path)
-    encoded = encode_documents(settings, TEXTS)
+    encoded = encode_documents(settings, TEXTS, CpuClock())
     plain = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     plain.encode_special_tokens = True
     ids, starts, sentence_lengths, document_lengths = [], [], [], []
@@ -110,7 +111,7 @@ def test_tokens_lengths_and_word_starts(tmp_path: Path, make: Callable[[], Store
 @pytest.mark.parametrize("make", [wordpiece, byte_level_bpe, word_level])
 def test_no_special_id_but_the_unknown_one(tmp_path: Path, make: Callable[[], StoreTokenizer]) -> None:
     settings = settings_for(make(), tmp_path)
-    encoded = encode_documents(settings, TEXTS)
+    encoded = encode_documents(settings, TEXTS, CpuClock())
     assert not set(encoded.hashed.documents.tokens.tolist()) & set(settings.forbidden)
     # In the first two, "[MASK]" and "<mask>" are spelled out of ordinary tokens; nothing had to be replaced.
     assert encoded.num_special_replaced == (1 if make is word_level else 0)
@@ -118,18 +119,18 @@ def test_no_special_id_but_the_unknown_one(tmp_path: Path, make: Callable[[], St
 
 def test_documents_without_tokens_go_and_hashes_stay_aligned(tmp_path: Path) -> None:
     settings = settings_for(wordpiece(), tmp_path)
-    encoded = encode_documents(settings, TEXTS)
+    encoded = encode_documents(settings, TEXTS, CpuClock())
     assert encoded.num_without_tokens == 1
     kept = [text for text in TEXTS if text != "\x00\x01"]
     assert encoded.hashed.hashes.tolist() == [document_hash(text) for text in kept]
-    alone = encode_documents(settings, ("\x00\x01",))
+    alone = encode_documents(settings, ("\x00\x01",), CpuClock())
     assert len(alone.hashed.documents.tokens) == len(alone.hashed.hashes) == 0
 
 
 def test_word_starts_spell_the_words(tmp_path: Path) -> None:
     """A hand-made case: joining the tokens from one start to the next gives the pre-tokenized words."""
     tokenizer = wordpiece()
-    encoded = encode_documents(settings_for(tokenizer, tmp_path), ("Don't re-tokenization!",))
+    encoded = encode_documents(settings_for(tokenizer, tmp_path), ("Don't re-tokenization!",), CpuClock())
     pieces = tokenizer.tokenizer.convert_ids_to_tokens(encoded.hashed.documents.tokens.tolist())
     words = np.split(np.array(pieces), np.flatnonzero(encoded.hashed.documents.word_starts)[1:])
     joined = ["".join(word).replace("##", "") for word in words]
