@@ -53,17 +53,28 @@ def take(batch: HashedDocuments, chosen: np.ndarray) -> HashedDocuments:
     if chosen.all():
         return batch
     documents = batch.documents
-    of_sentence = np.repeat(chosen, documents.document_lengths)
-    of_token = np.repeat(of_sentence, documents.sentence_lengths)
+    # Where documents begin in sentences, and those in tokens.
+    sentences = _starts(documents.document_lengths)
+    tokens = _starts(documents.sentence_lengths)[sentences]
+    edges = np.flatnonzero(np.diff(chosen, prepend=False, append=False)).reshape(-1, 2)
+
+    def chosen_of(array: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        return np.concatenate([array[start:end] for start, end in starts[edges].tolist()] or [array[:0]])
+
     return HashedDocuments(
         Documents(
-            tokens=documents.tokens[of_token],
-            sentence_lengths=documents.sentence_lengths[of_sentence],
+            tokens=chosen_of(documents.tokens, tokens),
+            sentence_lengths=chosen_of(documents.sentence_lengths, sentences),
             document_lengths=documents.document_lengths[chosen],
-            word_starts=documents.word_starts[of_token],
+            word_starts=chosen_of(documents.word_starts, tokens),
         ),
         batch.hashes[chosen],
     )
+
+
+def _starts(lengths: np.ndarray) -> np.ndarray:
+    """int64 [lengths + 1], from 0 to the sum."""
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
 class HeldoutSplit:

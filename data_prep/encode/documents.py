@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.clock import CpuClock
-from data_prep.encode.encoder import Encoder
+from data_prep.encode.encoder import Encoder, nul_ended
 from data_prep.heldout import HashedDocuments, document_hash
 from data_prep.options import SentenceMethod
 from data_prep.sentences import split_pieces
@@ -53,16 +53,16 @@ class EncodedDocuments:
 def encode_documents(settings: EncoderSettings, texts: Sequence[str], clock: CpuClock) -> EncodedDocuments:
     """The result depends on the settings, the texts and the content of the tokenizer file alone; `clock` counts the
     stages."""
-    pieces: list[str] = []
+    contents: list[bytes] = []
     counts: list[int] = []
     num_cuts = 0
     with clock.timed("sentences"):
         for text in texts:
             found, cuts = split_pieces(text, settings.sentences, settings.language)
-            pieces += found
+            contents.append(nul_ended(found))
             counts.append(len(found))
             num_cuts += cuts
-    encoded = _encoder(settings.tokenizer_file, settings.vocab_size).encode(pieces, clock)
+    encoded = _encoder(settings.tokenizer_file, settings.vocab_size).encode(b"".join(contents), clock)
     has_tokens = encoded.lengths > 0
     document_of_sentence = np.repeat(np.arange(len(counts)), counts)
     document_lengths = np.bincount(document_of_sentence[has_tokens], minlength=len(counts))

@@ -43,16 +43,15 @@ class Encoder:
         self._word_starts = word_start_table(content, self._tokenizer.get_vocab(), vocab_size)
         self.cache = _word_cache(self.rule, load_library(path), max_words)
 
-    def encode(self, pieces: list[str], clock: CpuClock) -> EncodedSentences:
-        """One sentence of each piece, in which white space is as `sentences.split_sentences` has it; a blank piece
-        gives a sentence without tokens. No piece may hold NUL. `clock` counts what is looked up, new words, and what
-        goes through the library.
+    def encode(self, text: bytes, clock: CpuClock) -> EncodedSentences:
+        """Of the UTF-8 of `nul_ended` pieces one sentence each, in which white space is as
+        `sentences.split_sentences` has it; a blank piece gives a sentence without tokens. `clock` counts what is
+        looked up, new words, and what goes through the library.
         """
-        if not pieces:
+        if not text:
             return EncodedSentences(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.bool_))
-        text = ("\0".join(pieces) + "\0").encode()
         if self.cache is not None and self._word_starts is not None:
-            ids, lengths = self._looked_up(self.cache, text, len(pieces), clock)
+            ids, lengths = self._looked_up(self.cache, text, clock)
             starts = self._word_starts[ids]
         else:
             with clock.timed("library"):
@@ -70,12 +69,10 @@ class Encoder:
         starts[1:] = (words[1:] != words[:-1]) | (words[1:] < 0)
         return ids, lengths, starts
 
-    def _looked_up(
-        self, cache: WordCache, text: bytes, num_sentences: int, clock: CpuClock
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _looked_up(self, cache: WordCache, text: bytes, clock: CpuClock) -> tuple[np.ndarray, np.ndarray]:
         """ids and lengths."""
         padded = np.frombuffer(text + bytes(PADDING), dtype=np.uint8)
-        skip = _sentences_with(self.rule.markers, text, num_sentences)
+        skip = _sentences_with(self.rule.markers, text)
         id_parts, length_parts = [], []
         position = num_done = 0
         while position < len(text):
@@ -107,7 +104,12 @@ def _word_cache(rule: Rule, tokenizer: Tokenizer, max_words: int) -> WordCache |
     return WordCache(rule.cut, Resolver(tokenizer, rule), max_words)
 
 
-def _sentences_with(markers: tuple[bytes, ...], text: bytes, num_sentences: int) -> np.ndarray:
+def nul_ended(pieces: list[str]) -> bytes:
+    """UTF-8 of all pieces, none of which may hold NUL, each with NUL behind it."""
+    return ("\0".join(pieces) + "\0").encode() if pieces else b""
+
+
+def _sentences_with(markers: tuple[bytes, ...], text: bytes) -> np.ndarray:
     """bool [sentences]: whether one of the markers stands in the sentence."""
     found = []
     for marker in markers:
@@ -115,7 +117,7 @@ def _sentences_with(markers: tuple[bytes, ...], text: bytes, num_sentences: int)
         while at >= 0:
             found.append(at)
             at = text.find(marker, at + 1)
-    is_found = np.zeros(num_sentences, dtype=np.bool_)
+    is_found = np.zeros(text.count(b"\0"), dtype=np.bool_)
     if found:
         ends = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == 0)
         is_found[np.searchsorted(ends, found)] = True

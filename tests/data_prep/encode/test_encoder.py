@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from data_prep.clock import CpuClock
-from data_prep.encode.encoder import EncodedSentences, Encoder
+from data_prep.encode.encoder import EncodedSentences, Encoder, nul_ended
 from data_prep.encode.library import encode_sentences
 from data_prep.encode.resolving import Resolver
 from data_prep.sentences import split_sentences
@@ -53,7 +53,7 @@ def one_spaced(piece: str) -> str:
 
 def check(subject: Subject, encoder: Encoder, pieces: Sequence[str]) -> EncodedSentences:
     """Raises AssertionError naming the first sentence whose ids are not the library's."""
-    encoded = encoder.encode(list(pieces), CpuClock())
+    encoded = encoder.encode(nul_ended(list(pieces)), CpuClock())
     expected = plainly(subject.library, [one_spaced(piece) for piece in pieces])
     ends = np.cumsum(encoded.lengths)
     assert len(ends) == len(pieces)
@@ -94,7 +94,7 @@ def test_ordinary_text_does_not_need_whole_sentences(
         return encode_sentences(library, sentences)
 
     monkeypatch.setattr("data_prep.encode.encoder.encode_sentences", spy)
-    subject.encoder.encode(list(sample()[:200]), CpuClock())
+    subject.encoder.encode(nul_ended(list(sample()[:200])), CpuClock())
     assert whole == []
 
 
@@ -113,7 +113,7 @@ def test_what_was_met_before_and_beside_does_not_matter(subjects: Subjects, name
     for max_words in (7, 300):
         encoder = subject.new_encoder(max_words)
         for _ in range(2):
-            again = encoder.encode(pieces, CpuClock())
+            again = encoder.encode(nul_ended(pieces), CpuClock())
             assert np.array_equal(again.ids, first.ids)
             assert np.array_equal(again.lengths, first.lengths)
             assert np.array_equal(again.word_starts, first.word_starts)
@@ -143,7 +143,7 @@ def test_a_cache_stays_within_its_bound(subjects: Subjects) -> None:
     """Full at 200 words, again and again: a word takes some 100 bytes."""
     encoder = subjects("bpe").new_encoder(200)
     for _ in range(5):
-        encoder.encode(many_words(), CpuClock())
+        encoder.encode(nul_ended(many_words()), CpuClock())
     assert encoder.cache is not None
     assert 200 * 48 < encoder.cache.num_bytes < 200 * 300
 
@@ -161,7 +161,7 @@ def test_word_starts_by_hand(subjects: Subjects) -> None:
     }
     for name, (text, words) in cases.items():
         subject = subjects(name)
-        encoded = subject.encoder.encode(["", text, " "], CpuClock())
+        encoded = subject.encoder.encode(nul_ended(["", text, " "]), CpuClock())
         assert encoded.lengths.tolist()[::2] == [0, 0]
         pieces = [str(subject.library.id_to_token(token)).replace("##", "") for token in encoded.ids.tolist()]
         spelled = [
@@ -175,8 +175,8 @@ def test_word_starts_are_the_same_word_by_word_and_whole(subjects: Subjects, nam
     """A sentence of a long word goes through the library as a whole; its other words start as they always do."""
     subject = subjects(name)
     sentence = "don't talk, run-ning café"
-    looked_up = subject.encoder.encode([sentence], CpuClock()).word_starts
-    whole = subject.encoder.encode([f"{sentence} {'y' * 500}"], CpuClock()).word_starts
+    looked_up = subject.encoder.encode(nul_ended([sentence]), CpuClock()).word_starts
+    whole = subject.encoder.encode(nul_ended([f"{sentence} {'y' * 500}"]), CpuClock()).word_starts
     assert whole[: len(looked_up)].tolist() == looked_up.tolist()
     assert looked_up[0]
 
