@@ -19,7 +19,7 @@ INSTALLED = $(VENV)/installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test check bench-data environment clean
+.PHONY: help pretrain test test-full check bench-data environment clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ pretrain: environment ## environment, then a BERT from the demo text; goes on wh
 
 test: environment ## environment, then every test
 	python -m pytest
+
+test-full: environment ## the same, with the sweeps that `test` takes a sample of in full
+	python -m pytest --in-full
 
 check: environment ## lint, types and the fast tests
 	ruff check .

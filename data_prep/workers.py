@@ -13,6 +13,7 @@ import gc
 import os
 import queue
 import signal
+import sys
 import threading
 import traceback
 from collections import deque
@@ -28,6 +29,7 @@ from pretrain.errors import PretrainError
 _TASKS_PER_WORKER = 2
 _RESULTS_AHEAD_PER_WORKER = 4
 _SECONDS_TO_END = 5.0
+_SECONDS_OF_A_TURN = 1e-4
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -186,6 +188,8 @@ def _work(pipe: Connection) -> None:
     # Nothing a worker makes has reference cycles, and collecting costs a third of the time of parsing
     # syntax trees.
     gc.disable()
+    # The thread that takes tasks gets its turn at once: meanwhile the main process waits to be rid of one.
+    sys.setswitchinterval(_SECONDS_OF_A_TURN)
     tasks: queue.SimpleQueue[tuple[Callable[[Any], Any], Any]] = queue.SimpleQueue()
     threading.Thread(target=_take, args=(pipe, tasks), daemon=True).start()
     while True:

@@ -9,6 +9,16 @@ from pretrain import comm
 from tests.worlds import environment
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--in-full", action="store_true", help="sweeps over everything, not a sample of it")
+
+
+@pytest.fixture(scope="session")
+def in_full(pytestconfig: pytest.Config) -> bool:
+    """Whether sweeps go over everything."""
+    return bool(pytestconfig.getoption("--in-full"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`gpu` tests need a GPU; benchmarks run only where `-m` names them."""
     no_gpu = pytest.mark.skip(reason="needs a CUDA device")

@@ -32,6 +32,7 @@ class WordCache:
         self._values_at = np.full(len(self._table.long_at), _NO_IDS, dtype=np.int64)
         self._values = np.empty(_VALUES_PER_WORD * len(self._table.long_at), dtype=np.uint32)
         self._num_values = 0
+        self._found = _found(0, 0)
 
     def encode(
         self, text: np.ndarray, start: int, skip: np.ndarray, clock: CpuClock
@@ -42,13 +43,7 @@ class WordCache:
         The length of a sentence that must go through the tokenizer as a whole (as those of `skip` must) is -1; it
         has no ids here.
         """
-        size = len(text) - start
-        found = Found(
-            words=np.empty(size, dtype=np.int32),
-            ends=np.empty(len(skip), dtype=np.int64),
-            new_keys=np.empty(_KEY_BYTES_PER_BYTE * size, dtype=np.uint8),
-            num_new_bytes=np.zeros(1, dtype=np.int64),
-        )
+        found = self._room_for(len(text) - start, len(skip))
         was_empty = self._table.counts[0] == 0
         eights = np.ndarray((len(text) - 7,), np.uint64, text, strides=(1,))
         with clock.timed("look up"):
@@ -69,6 +64,13 @@ class WordCache:
         """What it holds in memory."""
         held = (*self._table, self._values_at, self._values)
         return sum(array.nbytes for array in held)
+
+    def _room_for(self, num_bytes: int, num_sentences: int) -> Found:
+        """For what a scan finds; taken again every time, for fresh memory costs more than what is written there."""
+        if num_bytes > len(self._found.words) or num_sentences > len(self._found.ends):
+            self._found = _found(num_bytes, num_sentences)
+        self._found.num_new_bytes[0] = 0
+        return self._found
 
     def _resolve(self, found: Found) -> None:
         """The ids of the new words, behind those of the words before them."""
@@ -113,6 +115,15 @@ class WordCache:
         after.long_bytes[: len(before.long_bytes)] = before.long_bytes
         more = np.full(len(after.long_at) - capacity, _NO_IDS, dtype=np.int64)
         self._values_at = np.concatenate([self._values_at, more])
+
+
+def _found(num_bytes: int, num_sentences: int) -> Found:
+    return Found(
+        words=np.empty(num_bytes, dtype=np.int32),
+        ends=np.empty(num_sentences, dtype=np.int64),
+        new_keys=np.empty(_KEY_BYTES_PER_BYTE * num_bytes, dtype=np.uint8),
+        num_new_bytes=np.zeros(1, dtype=np.int64),
+    )
 
 
 def _table(capacity: int) -> Table:

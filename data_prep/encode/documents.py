@@ -62,7 +62,9 @@ def encode_documents(settings: EncoderSettings, texts: Sequence[str], clock: Cpu
             contents.append(nul_ended(found))
             counts.append(len(found))
             num_cuts += cuts
-    encoded = _encoder(settings.tokenizer_file, settings.vocab_size).encode(b"".join(contents), clock)
+    encoded = _encoder(settings.tokenizer_file, settings.vocab_size).encode(
+        b"".join(contents), sum(counts), clock
+    )
     has_tokens = encoded.lengths > 0
     document_of_sentence = np.repeat(np.arange(len(counts)), counts)
     document_lengths = np.bincount(document_of_sentence[has_tokens], minlength=len(counts))

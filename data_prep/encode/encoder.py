@@ -43,15 +43,15 @@ class Encoder:
         self._word_starts = word_start_table(content, self._tokenizer.get_vocab(), vocab_size)
         self.cache = _word_cache(self.rule, load_library(path), max_words)
 
-    def encode(self, text: bytes, clock: CpuClock) -> EncodedSentences:
-        """Of the UTF-8 of `nul_ended` pieces one sentence each, in which white space is as
-        `sentences.split_sentences` has it; a blank piece gives a sentence without tokens. `clock` counts what is
-        looked up, new words, and what goes through the library.
+    def encode(self, text: bytes, num_sentences: int, clock: CpuClock) -> EncodedSentences:
+        """Of each of so many `nul_ended` pieces one sentence, in which white space is as `sentences.split_sentences`
+        has it; a blank piece gives a sentence without tokens. `clock` counts what is looked up, new words, and what
+        goes through the library.
         """
         if not text:
             return EncodedSentences(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.bool_))
         if self.cache is not None and self._word_starts is not None:
-            ids, lengths = self._looked_up(self.cache, text, clock)
+            ids, lengths = self._looked_up(self.cache, text, num_sentences, clock)
             starts = self._word_starts[ids]
         else:
             with clock.timed("library"):
@@ -69,10 +69,12 @@ class Encoder:
         starts[1:] = (words[1:] != words[:-1]) | (words[1:] < 0)
         return ids, lengths, starts
 
-    def _looked_up(self, cache: WordCache, text: bytes, clock: CpuClock) -> tuple[np.ndarray, np.ndarray]:
+    def _looked_up(
+        self, cache: WordCache, text: bytes, num_sentences: int, clock: CpuClock
+    ) -> tuple[np.ndarray, np.ndarray]:
         """ids and lengths."""
         padded = np.frombuffer(text + bytes(PADDING), dtype=np.uint8)
-        skip = _sentences_with(self.rule.markers, text)
+        skip = _sentences_with(self.rule.markers, text, num_sentences)
         id_parts, length_parts = [], []
         position = num_done = 0
         while position < len(text):
@@ -80,7 +82,8 @@ class Encoder:
             id_parts.append(ids)
             length_parts.append(lengths)
             num_done += len(lengths)
-        ids, lengths = np.concatenate(id_parts), np.concatenate(length_parts)
+        if num_done > len(lengths):
+            ids, lengths = np.concatenate(id_parts), np.concatenate(length_parts)
         whole = np.flatnonzero(lengths < 0)
         if not len(whole):
             return ids, lengths
@@ -109,7 +112,7 @@ def nul_ended(pieces: list[str]) -> bytes:
     return ("\0".join(pieces) + "\0").encode() if pieces else b""
 
 
-def _sentences_with(markers: tuple[bytes, ...], text: bytes) -> np.ndarray:
+def _sentences_with(markers: tuple[bytes, ...], text: bytes, num_sentences: int) -> np.ndarray:
     """bool [sentences]: whether one of the markers stands in the sentence."""
     found = []
     for marker in markers:
@@ -117,7 +120,7 @@ def _sentences_with(markers: tuple[bytes, ...], text: bytes) -> np.ndarray:
         while at >= 0:
             found.append(at)
             at = text.find(marker, at + 1)
-    is_found = np.zeros(text.count(b"\0"), dtype=np.bool_)
+    is_found = np.zeros(num_sentences, dtype=np.bool_)
     if found:
         ends = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == 0)
         is_found[np.searchsorted(ends, found)] = True

@@ -86,7 +86,8 @@ class Resolver:
             # Given as words, each key is a text of its own, and its tokens have its number.
             words = [keys[index] for index in group]
             encoding = self._tokenizer.encode(words, is_pretokenized=True, add_special_tokens=False)
-            found, ends = encoding.ids, np.cumsum(np.bincount(encoding.word_ids, minlength=len(group))).tolist()
+            found, numbers = encoding.ids, np.array(encoding.word_ids, dtype=np.int64)
+            ends = np.cumsum(np.bincount(numbers, minlength=len(group))).tolist()
             for index, first, end in zip(group, [0, *ends], ends, strict=False):
                 ids[index] = found[first:end]
 

@@ -157,7 +157,9 @@ SHARED: Mapping[str, Case] = {
     "unknown backend": Case(("--backend", "ddp"), 2, ("invalid choice: 'ddp'",)),
     "store without manifest": Case(("--data", "no-manifest"), 3, ("no-manifest", "manifest.json")),
     "store is a file": Case(("--data", "tiny.json"), 2, ("tiny.json",)),
-    "one document for nsp": Case(("--data", "one-document"), 3, ("one document", "set data.objective to sop or mlm")),
+    "one document for nsp": Case(
+        ("--data", "one-document"), 3, ("one document", "set data.objective to sop or mlm")
+    ),
     "sentence pairs for RoBERTa": Case(("model.config=roberta.json",), 2, ("data.objective", "'roberta'")),
     "unknown preset": Case(("model.preset=bert-tinny",), 2, ("did you mean 'bert-tiny'?",)),
     "two models": Case(

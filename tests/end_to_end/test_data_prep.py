@@ -170,7 +170,11 @@ def test_an_output_that_cannot_be_written(tmp_path: Path, output: str) -> None:
     [
         ("a.txt", b"", ["corpus is empty"]),
         ("a.txt", b"Good text.\n\nBad \xff text.", ["a.txt is not valid UTF-8 at byte 16", "--on-bad-text"]),
-        ("a.jsonl", b'{"text": "x"}\n{"body": "y", "id": 1}\n', ["a.jsonl:2 has no column 'text'", "'body', 'id'"]),
+        (
+            "a.jsonl",
+            b'{"text": "x"}\n{"body": "y", "id": 1}\n',
+            ["a.jsonl:2 has no column 'text'", "'body', 'id'"],
+        ),
         ("a.jsonl", b'{"text": "x"}\n{"text": "y"\n', ["a.jsonl:2 is not valid JSON"]),
         ("a.jsonl", b'{"text": "x"}\n{"text": 7}\n', ["a.jsonl:2", "'text' holds a number"]),
         ("a.jsonl", b'{"text": "x\xff"}\n', ["a.jsonl is not valid UTF-8 at byte 11"]),

@@ -51,9 +51,13 @@ def one_spaced(piece: str) -> str:
     return " ".join(word for word in piece.split(" ") if word)
 
 
+def encode(encoder: Encoder, pieces: Sequence[str]) -> EncodedSentences:
+    return encoder.encode(nul_ended(list(pieces)), len(pieces), CpuClock())
+
+
 def check(subject: Subject, encoder: Encoder, pieces: Sequence[str]) -> EncodedSentences:
     """Raises AssertionError naming the first sentence whose ids are not the library's."""
-    encoded = encoder.encode(nul_ended(list(pieces)), CpuClock())
+    encoded = encode(encoder, pieces)
     expected = plainly(subject.library, [one_spaced(piece) for piece in pieces])
     ends = np.cumsum(encoded.lengths)
     assert len(ends) == len(pieces)
@@ -94,7 +98,7 @@ def test_ordinary_text_does_not_need_whole_sentences(
         return encode_sentences(library, sentences)
 
     monkeypatch.setattr("data_prep.encode.encoder.encode_sentences", spy)
-    subject.encoder.encode(nul_ended(list(sample()[:200])), CpuClock())
+    encode(subject.encoder, sample()[:200])
     assert whole == []
 
 
@@ -113,7 +117,7 @@ def test_what_was_met_before_and_beside_does_not_matter(subjects: Subjects, name
     for max_words in (7, 300):
         encoder = subject.new_encoder(max_words)
         for _ in range(2):
-            again = encoder.encode(nul_ended(pieces), CpuClock())
+            again = encode(encoder, pieces)
             assert np.array_equal(again.ids, first.ids)
             assert np.array_equal(again.lengths, first.lengths)
             assert np.array_equal(again.word_starts, first.word_starts)
@@ -143,7 +147,7 @@ def test_a_cache_stays_within_its_bound(subjects: Subjects) -> None:
     """Full at 200 words, again and again: a word takes some 100 bytes."""
     encoder = subjects("bpe").new_encoder(200)
     for _ in range(5):
-        encoder.encode(nul_ended(many_words()), CpuClock())
+        encode(encoder, many_words())
     assert encoder.cache is not None
     assert 200 * 48 < encoder.cache.num_bytes < 200 * 300
 
@@ -161,7 +165,7 @@ def test_word_starts_by_hand(subjects: Subjects) -> None:
     }
     for name, (text, words) in cases.items():
         subject = subjects(name)
-        encoded = subject.encoder.encode(nul_ended(["", text, " "]), CpuClock())
+        encoded = encode(subject.encoder, ["", text, " "])
         assert encoded.lengths.tolist()[::2] == [0, 0]
         pieces = [str(subject.library.id_to_token(token)).replace("##", "") for token in encoded.ids.tolist()]
         spelled = [
@@ -175,8 +179,8 @@ def test_word_starts_are_the_same_word_by_word_and_whole(subjects: Subjects, nam
     """A sentence of a long word goes through the library as a whole; its other words start as they always do."""
     subject = subjects(name)
     sentence = "don't talk, run-ning café"
-    looked_up = subject.encoder.encode(nul_ended([sentence]), CpuClock()).word_starts
-    whole = subject.encoder.encode(nul_ended([f"{sentence} {'y' * 500}"]), CpuClock()).word_starts
+    looked_up = encode(subject.encoder, [sentence]).word_starts
+    whole = encode(subject.encoder, [f"{sentence} {'y' * 500}"]).word_starts
     assert whole[: len(looked_up)].tolist() == looked_up.tolist()
     assert looked_up[0]
 
