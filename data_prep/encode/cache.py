@@ -6,7 +6,7 @@ What it holds never shows in a result, only in how soon the result is there.
 import numpy as np
 
 from data_prep.clock import CpuClock
-from data_prep.encode.gathering import COUNT_BITS, count_tokens, gather
+from data_prep.encode.gathering import COUNT_BITS, gather
 from data_prep.encode.kernels import PADDING, Cut, Found, Table, rehash, scan
 from data_prep.encode.resolving import Resolver
 
@@ -17,6 +17,7 @@ _LONG_BYTES_PER_WORD = 16
 _LEAST_LONG_BYTES = 1 << 12
 _VALUES_PER_WORD = 4
 _NO_IDS = -1
+_IDS_PER_WORD, _LEAST_ROOM = 2, 1 << 10
 _KEY_BYTES_PER_BYTE = 3  # at most: a word of one byte with its space and a line break
 
 
@@ -91,14 +92,14 @@ class WordCache:
     def _gathered(
         self, words: np.ndarray, ends: np.ndarray, skip: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        lengths = count_tokens(words, ends, self._values_at)
-        lengths[skip] = -1
-        is_skipped = lengths < 0
-        own = np.where(is_skipped, 0, lengths)
-        stops = np.cumsum(own)
-        ids = np.empty(int(own.sum()), dtype=np.int64)
-        gather(words, ends, self._values_at, self._values, is_skipped, stops - own, ids)
-        return ids, lengths
+        lengths = np.empty(len(ends), dtype=np.int64)
+        num_words = int(ends[-1]) if len(ends) else 0
+        room, num_ids = _IDS_PER_WORD * num_words, -1
+        while num_ids < 0:
+            ids = np.empty(room, dtype=np.int64)
+            num_ids = gather(words, ends, skip, self._values_at, self._values, lengths, ids)
+            room = 2 * room + _LEAST_ROOM
+        return ids[:num_ids], lengths
 
     def _make_room(self) -> None:
         """Grows, or starts anew where it may not."""

@@ -13,16 +13,19 @@ itself. What a chunk that is not plain ASCII does to its neighbours is not decid
 """
 
 import re
+from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tokenizers.normalizers import Precompiled
 
 from data_prep.encode.kernels import ALONE, END, FIRST_RUN, WHITE, WHOLE, Cut
 
 SPACE_MARK = "\u2581"
 WHITE_SPACE = b" \t\n\v\f\r"
+_PRINTABLE = "".join(map(chr, range(ord("!"), ord("~") + 1)))
 _MAX_MARKERS = 16
 _MARKER_BYTES = 4
 
@@ -86,7 +89,7 @@ def rule_for(tokenizer: dict[str, Any]) -> Rule:
             return Rule(cut, "words of GPT-2", markers=markers, model_prefix="")
     elif _splits_at_spaces(pre_tokenizers) and model["type"] in ("Unigram", "BPE"):
         if names <= _METASPACE_NORMALIZERS and all(map(_is_harmless, normalizers)):
-            prefix = SPACE_MARK if names <= _UNICODE_FORMS else None
+            prefix = SPACE_MARK if all(map(_keeps_ascii, normalizers)) else None
             return Rule(_chunk_cut(), "chunks between spaces", True, markers, prefix)
     elif _marks_spaces(pre_tokenizers, normalizers) and model["type"] == "BPE":
         if not _merges_across_spaces(model):
@@ -133,8 +136,8 @@ def _gpt2_class(character: str) -> int:
 def _classes(class_of: Callable[[str], int]) -> np.ndarray:
     """uint8 [256], by byte; printable ASCII as `class_of` says."""
     classes = np.full(256, WHOLE, dtype=np.uint8)
-    for byte in range(ord("!"), ord("~") + 1):
-        classes[byte] = class_of(chr(byte))
+    for character in _PRINTABLE:
+        classes[ord(character)] = class_of(character)
     classes[list(WHITE_SPACE)] = WHITE
     classes[0] = END
     return classes
@@ -153,6 +156,16 @@ def _is_harmless(normalizer: dict[str, Any]) -> bool:
     if normalizer["pattern"] == {"String": " "}:
         return bool(content == SPACE_MARK)
     return pattern in _WHITE_SPACE_PATTERNS and content in (" ", SPACE_MARK)
+
+
+def _keeps_ascii(normalizer: dict[str, Any]) -> bool:
+    """Whether a word of printable ASCII stays as it is; of a precompiled map each character decides for itself."""
+    if normalizer["type"] == "Precompiled":
+        mapped = Precompiled(b64decode(normalizer["precompiled_charsmap"]))
+        return all(mapped.normalize_str(character) == character for character in _PRINTABLE)
+    if normalizer["type"] == "Replace":
+        return next(iter(normalizer["pattern"].values())) not in _QUOTE_PATTERNS
+    return normalizer["type"] in _UNICODE_FORMS | {"Strip", "StripAccents"}
 
 
 def _splits_at_spaces(pre_tokenizers: list[dict[str, Any]]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import AutoModelForMaskedLM, BertForPreTraining, pipeline
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForPreTraining, pipeline
 
 from pretrain.data.store import TokenStore
 from tests.end_to_end.runs import SEQ_LEN, TINY_RUN, launcher, pretrain, steps_of, write_model
@@ -162,6 +162,10 @@ def test_jsonl_mlm_only_with_roberta(own: Path) -> None:
     model = AutoModelForMaskedLM.from_pretrained(own / "run-jsonl" / "model")
     assert model.config.model_type == "roberta"
     assert model.config.max_position_embeddings == SEQ_LEN + 8
+    # Its embeddings know one type of token: those of a pair must not be told apart.
+    pair = AutoTokenizer.from_pretrained(own / "run-jsonl" / "model")("a few", "words", return_tensors="pt")
+    assert "token_type_ids" not in pair
+    assert model(**pair).logits.isfinite().all()
 
 
 def test_every_document_and_sentence_of_both_forms_is_there(own: Path) -> None:
