@@ -16,6 +16,7 @@ MAX_FUNCTION_LINES = 60
 FLOORS = MappingProxyType(
     {
         "pretrain": 0,
+        "pretrain.compiled": 0,
         "pretrain.errors": 0,
         "pretrain.config": 0,
         "pretrain.comm": 0,
@@ -39,7 +40,7 @@ FLOORS = MappingProxyType(
 )
 # Below the floor that may import them all, rooms of one floor do not know each other.
 SEPARATE_FLOORS = frozenset({1, 3})
-DATA_PREP_MAY_IMPORT = ("pretrain.data.store", "pretrain.errors", "pretrain.rng")
+DATA_PREP_MAY_IMPORT = ("pretrain.compiled", "pretrain.data.store", "pretrain.errors", "pretrain.rng")
 # `inspect` shows samples as training makes them, by the same functions; none of these modules imports torch, which
 # `build` would otherwise load in vain.
 INSPECTION = "data_prep.inspection"

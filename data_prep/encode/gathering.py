@@ -6,7 +6,7 @@ they are; -1 where a word has no ids of its own.
 
 import numpy as np
 
-from data_prep.encode.compiling import compiled
+from pretrain.compiled import compiled
 
 COUNT_BITS = 16
 

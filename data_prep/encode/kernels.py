@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_prep.encode.compiling import compiled
+from pretrain.compiled import compiled
 
 WHITE, END, WHOLE, ALONE, FIRST_RUN = range(5)
 

@@ -6,7 +6,8 @@ arrays of the right sizes, and the spans of a plan lie within the tokens that it
 
 import numpy as np
 
-from pretrain.data.compiled import below64, compiled, draw64
+from pretrain.compiled import compiled
+from pretrain.data.draws import below64, draw64
 from pretrain.data.options import POSITION_BITS
 
 _HALF = np.uint64(32)

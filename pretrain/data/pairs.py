@@ -14,7 +14,8 @@ from enum import IntEnum
 
 import numpy as np
 
-from pretrain.data.compiled import below64, compiled, draw64
+from pretrain.compiled import compiled
+from pretrain.data.draws import below64, draw64
 from pretrain.data.options import SamplingOptions
 from pretrain.data.samples import SamplePlan, WindowText
 from pretrain.rng import hash64

@@ -107,8 +107,7 @@ class StoreWriter:
         self._open: dict[str, ShardWriter] = {}
         self._shards: dict[str, list[ShardEntry]] = {split: [] for split in SPLITS}
         self._files: dict[str, FileEntry] = {}
-        self._forbidden = np.zeros(layout.vocab_size, dtype=np.bool_)
-        self._forbidden[list(set(layout.all_special_ids) - {layout.special_ids.unk})] = True
+        self._forbidden = _runs(set(layout.all_special_ids) - {layout.special_ids.unk})
         if state is None:
             self.folder.mkdir(parents=True)
             self.tokenizer_path.mkdir()
@@ -210,8 +209,12 @@ class StoreWriter:
             raise ValueError("sentence lengths, word starts and tokens disagree")
         if int(lengths[1].sum(dtype=np.int64)) != len(lengths[0]):
             raise ValueError("document lengths and sentences disagree")
-        if int(documents.tokens.max()) >= self.layout.vocab_size or self._forbidden[documents.tokens].any():
+        if int(documents.tokens.max()) >= self.layout.vocab_size or self._has_forbidden(documents.tokens):
             raise ValueError("a token id beyond the vocabulary, or of a special token that is not [UNK]")
+
+    def _has_forbidden(self, tokens: np.ndarray) -> bool:
+        # Below `first` the difference wraps around to a large number: one comparison tells.
+        return any((tokens - tokens.dtype.type(first) < count).any() for first, count in self._forbidden)
 
     def _open_shard(self, split: str) -> ShardWriter:
         if split not in self._open:
@@ -286,3 +289,10 @@ class StoreWriter:
 def report_bytes(report: dict[str, Any]) -> bytes:
     """The content of report.json: equal reports give equal bytes."""
     return (json.dumps(report, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _runs(numbers: set[int]) -> tuple[tuple[int, int], ...]:
+    """(first, count) of each run of consecutive numbers."""
+    firsts = sorted(number for number in numbers if number - 1 not in numbers)
+    lasts = sorted(number for number in numbers if number + 1 not in numbers)
+    return tuple((first, last - first + 1) for first, last in zip(firsts, lasts, strict=True))

@@ -1,12 +1,10 @@
 """Draws one at a time are those of all at once."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pretrain.data import compiled
-from pretrain.data.compiled import below64, draw64
+from pretrain.data.draws import below64, draw64
 from pretrain.data.pairs import below
 from pretrain.rng import hash64
 
@@ -19,15 +17,3 @@ def test_a_draw_is_that_of_the_vectorised_one(draw_key: int, counter: int, bound
     drawn = draw64(np.uint64(draw_key), np.uint64(counter))
     assert int(drawn) == int(expected[0])
     assert below64(np.uint64(drawn), bound) == int(below(expected, bound)[0])
-
-
-def test_a_function_is_compiled_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    njit = compiled.njit
-
-    def without_a_folder(cache: bool = False, **settings: object) -> object:
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return njit(**settings)
-
-    monkeypatch.setattr(compiled, "njit", without_a_folder)
-    assert compiled.compiled(lambda number: number + 1)(2) == 3

@@ -1,0 +1,22 @@
+"""Machine code for inner loops, by numba: made at the first call, and kept on disk for the next process.
+
+numba keeps machine code beside the source, or in the user's own cache, and makes it anew when the file of a
+function changes; it does not notice a change in a file that the function calls into. So loops that call each other
+lie in one file, or call only what never changes.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import njit
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as machine code; other threads run while it does.
+
+    It checks no index and no overflow. Integers of mixed sign become floats.
+    """
+    try:
+        return njit(cache=True, nogil=True, error_model="numpy")(function)
+    except RuntimeError:  # Nowhere to keep it: neither this folder nor the user's cache can be written.
+        return njit(nogil=True, error_model="numpy")(function)
