@@ -32,12 +32,15 @@ def delimited_batches(content: Content, file: InputFile, column: str, chunk_byte
         )
     index = names.index(column)
     rows: list[bytes | None] = []
+    num_bytes = 0
     for record in records:
         # Bytes that are no UTF-8 come out as they went in.
-        rows.append(record[index].encode(errors="surrogateescape"))
-        if len(rows) == _ROWS_PER_BATCH:
+        row = record[index].encode(errors="surrogateescape")
+        rows.append(row)
+        num_bytes += len(row)
+        if len(rows) == _ROWS_PER_BATCH or num_bytes >= chunk_bytes:
             yield Batch(rows, content.account())
-            rows = []
+            rows, num_bytes = [], 0
     yield Batch(rows, content.account())
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.sources import corpus
+from data_prep.sources import corpus, delimited
 from pretrain.errors import DataError
 from tests.data_prep.sources.reading import read_files
 
@@ -35,6 +35,23 @@ def test_what_csv_writes_is_read(
         texts, intake = read_files(path)
     assert texts == [text for _, text in rows if text.strip()]
     assert intake.bytes_read == (path.stat().st_size if rows else 0)
+
+
+def test_long_rows_are_held_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch holds about a chunk of text, however many rows that is."""
+    sizes: list[int] = []
+
+    class Spy(delimited.Batch):
+        def __init__(self, rows: list[bytes | None], num_bytes: int) -> None:
+            super().__init__(rows, num_bytes)
+            sizes.append(sum(len(row or b"") for row in rows))
+
+    monkeypatch.setattr(delimited, "Batch", Spy)
+    monkeypatch.setattr(corpus, "CHUNK_BYTES", 1000)
+    (tmp_path / "a.csv").write_text("text\n" + "".join(f"{'long ' * 60}\n" for _ in range(100)))
+    texts, _ = read_files(tmp_path)
+    assert len(texts) == 100
+    assert max(sizes) < 1000 + 300
 
 
 def test_words_that_mean_missing_elsewhere_are_text(tmp_path: Path) -> None:
