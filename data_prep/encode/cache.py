@@ -17,19 +17,23 @@ _LONG_BYTES_PER_WORD = 16
 _LEAST_LONG_BYTES = 1 << 12
 _VALUES_PER_WORD = 4
 _NO_IDS = -1
-_IDS_PER_WORD, _LEAST_ROOM = 2, 1 << 10
+_TOKENS_PER_WORD, _LEAST_ROOM = 2, 1 << 10
 _KEY_BYTES_PER_BYTE = 3  # at most: a word of one byte with its space and a line break
 
 
 class WordCache:
     """Looks up the words of sentences; new ones are resolved at once."""
 
-    def __init__(self, cut: Cut, resolver: Resolver, max_words: int = DEFAULT_MAX_WORDS) -> None:
+    def __init__(
+        self, cut: Cut, resolver: Resolver, tokens: np.ndarray, max_words: int = DEFAULT_MAX_WORDS
+    ) -> None:
+        """`tokens` uint32 [vocabulary] says what stands for each id in what `encode` returns."""
         self._cut = cut
         self._resolver = resolver
+        self._tokens = tokens
         self._max_words = max_words
         self._table = _table(min(_FIRST_WORDS, max_words))
-        # Where the ids of each entry lie in `_values`, and how many they are.
+        # Where the tokens of each entry lie in `_values`, and how many they are.
         self._values_at = np.full(len(self._table.long_at), _NO_IDS, dtype=np.int64)
         self._values = np.empty(_VALUES_PER_WORD * len(self._table.long_at), dtype=np.uint32)
         self._num_values = 0
@@ -38,11 +42,11 @@ class WordCache:
     def encode(
         self, text: np.ndarray, start: int, skip: np.ndarray, clock: CpuClock
     ) -> tuple[np.ndarray, np.ndarray, int]:
-        """Sentences of `text` (uint8, padded) from byte `start` on, at most as many as `skip` (bool) has: their ids
-        int64, lengths int64 [sentences, maybe fewer than asked for], and the byte after the last of them.
+        """Sentences of `text` (uint8, padded) from byte `start` on, at most as many as `skip` (bool) has: their
+        tokens uint32, lengths int64 [sentences, maybe fewer than asked for], and the byte after the last of them.
 
         The length of a sentence that must go through the tokenizer as a whole (as those of `skip` must) is -1; it
-        has no ids here.
+        has no tokens here.
         """
         found = self._room_for(len(text) - start, len(skip))
         was_empty = self._table.counts[0] == 0
@@ -52,13 +56,13 @@ class WordCache:
         with clock.timed("new words"):
             self._resolve(found)
         with clock.timed("look up"):
-            ids, lengths = self._gathered(found.words, found.ends[:num_found], skip[:num_found])
+            tokens, lengths = self._gathered(found.words, found.ends[:num_found], skip[:num_found])
         if end < len(text) - PADDING:  # the table was full
             if num_found == 0 and was_empty and self._table.counts[1] == self._max_words:
                 past_sentence = start + int(np.argmin(text[start:])) + 1
-                return ids, np.array([-1]), past_sentence
+                return tokens, np.array([-1]), past_sentence
             self._make_room()
-        return ids, lengths, int(end)
+        return tokens, lengths, int(end)
 
     @property
     def num_bytes(self) -> int:
@@ -74,7 +78,7 @@ class WordCache:
         return self._found
 
     def _resolve(self, found: Found) -> None:
-        """The ids of the new words, behind those of the words before them."""
+        """The tokens of the new words, behind those of the words before them."""
         content = found.new_keys[: found.num_new_bytes[0]].tobytes().decode()
         if not content:
             return
@@ -84,7 +88,7 @@ class WordCache:
         self._num_values += len(ids)
         while len(self._values) < self._num_values:
             self._values = np.concatenate([self._values, np.empty_like(self._values)])
-        self._values[first : self._num_values] = ids
+        self._values[first : self._num_values] = self._tokens[ids]
         at = first + np.cumsum(counts) - counts
         last = int(self._table.counts[0])
         self._values_at[last - len(keys) : last] = np.where(are_usable, at << COUNT_BITS | counts, _NO_IDS)
@@ -94,12 +98,12 @@ class WordCache:
     ) -> tuple[np.ndarray, np.ndarray]:
         lengths = np.empty(len(ends), dtype=np.int64)
         num_words = int(ends[-1]) if len(ends) else 0
-        room, num_ids = _IDS_PER_WORD * num_words, -1
-        while num_ids < 0:
-            ids = np.empty(room, dtype=np.int64)
-            num_ids = gather(words, ends, skip, self._values_at, self._values, lengths, ids)
+        room, num_tokens = _TOKENS_PER_WORD * num_words, -1
+        while num_tokens < 0:
+            tokens = np.empty(room, dtype=np.uint32)
+            num_tokens = gather(words, ends, skip, self._values_at, self._values, lengths, tokens)
             room = 2 * room + _LEAST_ROOM
-        return ids[:num_ids], lengths
+        return tokens[:num_tokens], lengths
 
     def _make_room(self) -> None:
         """Grows, or starts anew where it may not."""

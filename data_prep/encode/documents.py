@@ -71,10 +71,13 @@ def encode_documents(settings: EncoderSettings, texts: Sequence[str], clock: Cpu
     kept = document_lengths > 0
     with clock.timed("hash"):
         hashes = [document_hash(text) for text, is_kept in zip(texts, kept.tolist(), strict=True) if is_kept]
-    times = np.bincount(encoded.ids, minlength=settings.vocab_size)
-    num_replaced = int(times[list(settings.forbidden)].sum())
+    tokens = encoded.ids.astype(settings.token_dtype)
+    is_forbidden = np.isin(encoded.ids, settings.forbidden)
+    num_replaced = int(np.count_nonzero(is_forbidden))
+    if num_replaced:
+        tokens[is_forbidden] = settings.unk_id
     documents = Documents(
-        tokens=_stored_ids(settings)[encoded.ids],
+        tokens=tokens,
         sentence_lengths=encoded.lengths[has_tokens].astype(np.uint32),
         document_lengths=document_lengths[kept].astype(np.uint32),
         word_starts=encoded.word_starts,
@@ -84,7 +87,7 @@ def encode_documents(settings: EncoderSettings, texts: Sequence[str], clock: Cpu
         num_texts=len(counts),
         num_without_tokens=len(counts) - len(hashes),
         num_sentence_cuts=num_cuts,
-        num_unknown=int(times[settings.unk_id]) + num_replaced,
+        num_unknown=int(np.count_nonzero(tokens == settings.unk_id)),
         num_special_replaced=num_replaced,
     )
 
@@ -92,10 +95,3 @@ def encode_documents(settings: EncoderSettings, texts: Sequence[str], clock: Cpu
 @lru_cache(maxsize=1)
 def _encoder(path: Path, vocab_size: int) -> Encoder:
     return Encoder(path, vocab_size)
-
-
-def _stored_ids(settings: EncoderSettings) -> np.ndarray:
-    """What becomes of each id, in the store's dtype."""
-    table = np.arange(settings.vocab_size).astype(settings.token_dtype)
-    table[list(settings.forbidden)] = settings.unk_id
-    return table

@@ -23,10 +23,13 @@ from data_prep.encode.resolving import Resolver
 from data_prep.encode.rules import Rule, rule_for
 from data_prep.encode.words import word_start_table
 
+# Inside this module a token is its id, and this bit where it begins a word.
+_BEGINS_WORD = np.uint32(1 << 31)
+
 
 @dataclass(frozen=True)
 class EncodedSentences:
-    """ids int64 [tokens], lengths int64 [sentences] and word starts bool [tokens]."""
+    """ids uint32 [tokens], lengths int64 [sentences] and word starts bool [tokens]."""
 
     ids: np.ndarray
     lengths: np.ndarray
@@ -40,8 +43,9 @@ class Encoder:
         self._tokenizer = load_library(path)
         content = json.loads(self._tokenizer.to_str())
         self.rule = rule_for(content)
-        self._word_starts = word_start_table(content, self._tokenizer.get_vocab(), vocab_size)
-        self.cache = _word_cache(self.rule, load_library(path), max_words)
+        starts = word_start_table(content, self._tokenizer.get_vocab(), vocab_size)
+        self._tokens = None if starts is None else _tokens(np.arange(vocab_size), starts)
+        self.cache = _word_cache(self.rule, load_library(path), self._tokens, max_words)
 
     def encode(self, text: bytes, num_sentences: int, clock: CpuClock) -> EncodedSentences:
         """Of each of so many `nul_ended` pieces one sentence, in which white space is as `sentences.split_sentences`
@@ -49,62 +53,66 @@ class Encoder:
         goes through the library.
         """
         if not text:
-            return EncodedSentences(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.bool_))
-        if self.cache is not None and self._word_starts is not None:
-            ids, lengths = self._looked_up(self.cache, text, num_sentences, clock)
-            starts = self._word_starts[ids]
+            return EncodedSentences(np.zeros(0, np.uint32), np.zeros(0, np.int64), np.zeros(0, np.bool_))
+        if self.cache is not None:
+            tokens, lengths = self._looked_up(self.cache, text, num_sentences, clock)
         else:
             with clock.timed("library"):
-                ids, lengths, starts = self._whole(list(_one_spaced(text, None)))
-        starts[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
-        return EncodedSentences(ids, lengths, starts)
+                tokens, lengths = self._whole(list(_one_spaced(text, None)))
+        tokens[(np.cumsum(lengths) - lengths)[lengths > 0]] |= _BEGINS_WORD
+        return EncodedSentences(tokens & ~_BEGINS_WORD, lengths, tokens >= _BEGINS_WORD)
 
-    def _whole(self, sentences: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """ids, lengths and word starts, by the library alone."""
-        if self._word_starts is not None:
+    def _whole(self, sentences: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and lengths, by the library alone."""
+        if self._tokens is not None:
             ids, lengths = encode_sentences(self._tokenizer, sentences)
-            return ids, lengths, self._word_starts[ids]
+            return self._tokens[ids], lengths
         ids, lengths, words = encode_sentences_and_words(self._tokenizer, sentences)
         starts = np.ones(len(ids), dtype=np.bool_)
         starts[1:] = (words[1:] != words[:-1]) | (words[1:] < 0)
-        return ids, lengths, starts
+        return _tokens(ids, starts), lengths
 
     def _looked_up(
         self, cache: WordCache, text: bytes, num_sentences: int, clock: CpuClock
     ) -> tuple[np.ndarray, np.ndarray]:
-        """ids and lengths."""
+        """Tokens and lengths."""
         padded = np.frombuffer(text + bytes(PADDING), dtype=np.uint8)
         skip = _sentences_with(self.rule.markers, text, num_sentences)
-        id_parts, length_parts = [], []
+        token_parts, length_parts = [], []
         position = num_done = 0
         while position < len(text):
-            ids, lengths, position = cache.encode(padded, position, skip[num_done:], clock)
-            id_parts.append(ids)
+            tokens, lengths, position = cache.encode(padded, position, skip[num_done:], clock)
+            token_parts.append(tokens)
             length_parts.append(lengths)
             num_done += len(lengths)
         if num_done > len(lengths):
-            ids, lengths = np.concatenate(id_parts), np.concatenate(length_parts)
+            tokens, lengths = np.concatenate(token_parts), np.concatenate(length_parts)
         whole = np.flatnonzero(lengths < 0)
         if not len(whole):
-            return ids, lengths
+            return tokens, lengths
         with clock.timed("library"):
-            sentences = list(_one_spaced(text, whole))
-            other_ids, other_lengths = encode_sentences(self._tokenizer, sentences)
+            other_tokens, other_lengths = self._whole(list(_one_spaced(text, whole)))
         is_whole = lengths < 0
         lengths[whole] = other_lengths
-        merged = np.empty(int(lengths.sum()), dtype=np.int64)
+        merged = np.empty(int(lengths.sum()), dtype=np.uint32)
         of_whole = np.repeat(is_whole, lengths)
-        merged[of_whole], merged[~of_whole] = other_ids, ids
+        merged[of_whole], merged[~of_whole] = other_tokens, tokens
         return merged, lengths
 
 
-def _word_cache(rule: Rule, tokenizer: Tokenizer, max_words: int) -> WordCache | None:
+def _tokens(ids: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    return ids.astype(np.uint32) | np.where(starts, _BEGINS_WORD, np.uint32(0))
+
+
+def _word_cache(
+    rule: Rule, tokenizer: Tokenizer, tokens: np.ndarray | None, max_words: int
+) -> WordCache | None:
     """`tokenizer` becomes the cache's own."""
-    if rule.cut is None:
+    if rule.cut is None or tokens is None:
         return None
     if rule.cut.keeps_space:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    return WordCache(rule.cut, Resolver(tokenizer, rule), max_words)
+    return WordCache(rule.cut, Resolver(tokenizer, rule), tokens, max_words)
 
 
 def nul_ended(pieces: list[str]) -> bytes:
