@@ -65,7 +65,7 @@ def collect_demo(workers: Workers, progress: Progress, limit_bytes: int) -> List
     intake = Intake()
     documents: list[Document] = []
     size = 0
-    results = workers.map_in_order(read_modules, tasks)
+    results = workers.map_in_order(read_modules, tasks, _task_name)
     for document in _distinct(itertools.chain(_language_reference(), _told(results, progress)), intake):
         documents.append(document)
         size += len(document.text)
@@ -75,6 +75,10 @@ def collect_demo(workers: Workers, progress: Progress, limit_bytes: int) -> List
     if not documents:
         raise DataError("This Python has no documentation to build the demo corpus from; give --input PATH.")
     return ListedCorpus(tuple(documents), intake, "the demo corpus")
+
+
+def _task_name(files: tuple[SourceFile, ...]) -> str:
+    return f"{files[0].root / files[0].relative} and the {len(files) - 1} files after it"
 
 
 def read_modules(files: tuple[SourceFile, ...]) -> list[Module]:

@@ -52,7 +52,7 @@ class Size:
     kinds: tuple[str, ...]
 
 
-FULL = Size(CorpusOptions(340_000_000, 20_000_000), 30_000, 3, 3, KINDS)
+FULL = Size(CorpusOptions(800_000_000, 20_000_000), 30_000, 3, 3, KINDS)
 QUICK = Size(CorpusOptions(3_000_000, 1_000_000, pool_bytes=1_000_000), 2_000, 1, 1, ("bpe", "wordpiece"))
 
 
