@@ -77,7 +77,8 @@ def build(options: BuildOptions, output: Path, job: Job) -> dict[str, Any]:
         )
     output = output.absolute()
     if job.part is not None:
-        if is_store(output):
+        is_finished = job.resume and is_store(output / job.part.name)
+        if is_store(output) and not is_finished:
             raise UsageError(f"--output {output} is a token store already; use another path.")
         output = output / job.part.name
     if job.resume and is_store(output):

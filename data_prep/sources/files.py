@@ -117,6 +117,8 @@ def _check_unchanged(file: InputFile, status: os.stat_result) -> None:
 
 def _expand(given: str) -> Iterator[tuple[Path, bool]]:
     """(file, whether the user named it rather than its folder)."""
+    if not given:
+        raise UsageError("--input has an empty path; is a variable of the shell unset?")
     path = Path(given)
     if path.is_dir():
         for file in _below(path):
@@ -145,16 +147,32 @@ def _not_ordinary(path: Path) -> UsageError:
 
 
 def _below(folder: Path) -> Iterator[Path]:
+    """All files but hidden ones, in order of their paths; links are followed, each folder once."""
     names: list[str] = []
-    for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    seen: set[str] = set()
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
+        if os.path.realpath(root) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(root))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         is_dataset = "dataset_dict.json" in files or any(name.endswith(".arrow") for name in files)
         names += [
             os.path.join(root, name)
             for name in files
             if not name.startswith(".") and not (is_dataset and name in _DATASET_NOTES)
         ]
-    return (path for path in map(Path, sorted(names)) if path.is_file())
+    for path in map(Path, sorted(names)):
+        if path.is_file():
+            yield path
+        elif not path.exists():
+            raise UsageError(f"{path} is a link to nothing; repair or remove it.")
+
+
+def _refuse(error: OSError) -> None:
+    raise UsageError(
+        f"{error.filename} cannot be read: {error.strerror or error}; what is in it would be missing."
+    )
 
 
 def compression_of(path: Path) -> Compression | None:

@@ -10,6 +10,7 @@ import pytest
 
 from data_prep.build import Job, build
 from data_prep.options import BuildOptions, InputOptions, TokenizerOptions
+from data_prep.output import read_report
 from data_prep.parts import Part, merge
 from data_prep.progress import Progress
 from data_prep.tokenizer import train_tokenizer
@@ -151,3 +152,22 @@ def test_every_segment_is_in_one_part() -> None:
             shares = [Part(number, count).segments(num_segments, 1) for number in range(1, count + 1)]
             assert [segment for share in shares for segment in share] == list(range(num_segments))
             assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def everything_below(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_part_that_is_merged_already_is_left_as_it_is(
+    stores: tuple[Path, Path], options: BuildOptions
+) -> None:
+    """The array job of a merged store, submitted once more."""
+    _, merged = stores
+    before = everything_below(merged)
+    job = Job(1, QUIET, part=Part(2, 3), resume=True)
+    assert build(options, merged, job) == read_report(merged / "part-00002-of-00003")
+    assert everything_below(merged) == before
+    with pytest.raises(UsageError, match="is a token store already"):
+        build(options, merged, replace(job, part=Part(2, 4)))
+    with pytest.raises(UsageError, match="is a token store already"):
+        build(options, merged, replace(job, resume=False))

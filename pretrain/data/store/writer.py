@@ -213,8 +213,7 @@ class StoreWriter:
             raise ValueError("a token id beyond the vocabulary, or of a special token that is not [UNK]")
 
     def _has_forbidden(self, tokens: np.ndarray) -> bool:
-        # Below `first` the difference wraps around to a large number: one comparison tells.
-        return any((tokens - tokens.dtype.type(first) < count).any() for first, count in self._forbidden)
+        return any(((tokens >= first) & (tokens < first + count)).any() for first, count in self._forbidden)
 
     def _open_shard(self, split: str) -> ShardWriter:
         if split not in self._open:

@@ -67,7 +67,6 @@ def test_paths_that_cannot_be_read_are_usage_errors(tmp_path: Path, name: str) -
 
 def test_pipes_below_a_folder_are_left_alone(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.txt")
-    (tmp_path / "gone.txt").symlink_to("nowhere")
     (tmp_path / "a.txt").write_text("some words")
     assert read_files(tmp_path)[0] == ["some words"]
 
@@ -112,3 +111,34 @@ def test_a_file_that_may_not_be_read_is_a_sentence(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Path, "open", refuse)  # root may read everything
     with pytest.raises(UsageError, match=r"a\.txt cannot be read: Permission denied"):
         list(corpus.chunks(0))
+
+
+def test_links_are_followed_and_lead_around_once(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/b.txt").write_text("two")
+    (tmp_path / "corpus/a.txt").write_text("one")
+    (tmp_path / "corpus/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "corpus")
+    files = find_files((str(tmp_path / "corpus"),), "auto").files
+    assert [file.path.name for file in files] == ["a.txt", "b.txt"]
+
+
+def test_what_a_folder_cannot_give_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=r"gone\.txt is a link to nothing"):
+        find_files((str(tmp_path),), "auto")
+    (tmp_path / "gone.txt").unlink()
+
+    def closed(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", closed)  # as root, nothing is closed
+    with pytest.raises(UsageError, match="cannot be read: Permission denied; what is in it would be missing"):
+        find_files((str(tmp_path),), "auto")
+
+
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    with pytest.raises(UsageError, match="empty path"):
+        find_files(("",), "auto")
