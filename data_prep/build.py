@@ -18,6 +18,7 @@ from typing import Any
 from data_prep.journal import Journal
 from data_prep.options import BuildOptions, InputOptions, TokenizerOptions, check_options
 from data_prep.output import (
+    AnotherBuild,
     check_empty,
     check_output,
     claimed,
@@ -189,18 +190,24 @@ class _Build:
         return report
 
     def _last_journal(self, corpus: Corpus) -> Journal | None:
-        """That of the build that was killed, unless there is none or it had other options or input."""
+        """That of the build that was killed, None if there is none. Raises AnotherBuild for other options or input."""
         if not partial_path(self.output).exists():
             return None
         journal = Journal.load(journal_path(self.output))
-        if journal is not None and journal.fits(*self._identity(corpus)):
+        if journal is not None:
+            difference = journal.difference(*self._identity(corpus))
+            if difference is not None:
+                raise AnotherBuild(
+                    f"--output {self.output}: the interrupted build there had {difference}; say what was said then to "
+                    "go on, or leave out --resume to remove it and build anew."
+                )
             megabytes = journal.bytes_done / 1e6
             self.job.progress.say(
                 f"An earlier build was interrupted; it goes on after {megabytes:,.1f} MB of input."
             )
             return journal
         self.job.progress.say(
-            "An earlier build was of other options or other input; it is removed and built anew."
+            "How far an earlier build had come cannot be read; it is removed and built anew."
         )
         discard_partial(self.output)
         return None

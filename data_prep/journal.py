@@ -43,6 +43,10 @@ class Journal(BaseModel):
     def save(self, path: Path) -> None:
         write_atomically(path, self.model_dump_json().encode())
 
-    def fits(self, options: dict[str, Any], inputs: str, part: str | None) -> bool:
-        """Whether a build of these options and this input may go on from here."""
-        return (self.options, self.inputs, self.part) == (options, inputs, part)
+    def difference(self, options: dict[str, Any], inputs: str, part: str | None) -> str | None:
+        """What keeps a build of these options and this input from going on from here; None if nothing does."""
+        before, now = self.options | {"part": self.part}, options | {"part": part}
+        for name in before | now:
+            if before.get(name) != now.get(name):
+                return f"{name} = {before.get(name)!r}, now it is {now.get(name)!r}"
+        return None if self.inputs == inputs else "other or older files"

@@ -28,6 +28,10 @@ def is_store(output: Path) -> bool:
     return (output / MANIFEST_NAME).is_file()
 
 
+class AnotherBuild(UsageError):
+    """What lies there, interrupted, is not what is asked for; it is kept."""
+
+
 def check_output(output: Path, *, overwrite: bool) -> None:
     """Raises UsageError where a build could not or must not write."""
     if output.exists() and not output.is_dir():
@@ -62,6 +66,9 @@ def claimed(output: Path, *, say: Callable[[str], None], wait: bool, resume: boo
     try:
         _recover(output, say, resume=resume)
         yield
+    except AnotherBuild:
+        is_resumable = True
+        raise
     except (UsageError, DataError):
         raise
     except BaseException:

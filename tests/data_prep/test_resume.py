@@ -20,7 +20,7 @@ from data_prep.progress import Progress
 from data_prep.tokenizer import train_tokenizer
 from data_prep.workers import Workers
 from pretrain.data.store import StoreWriter, partial_path, verify_store
-from pretrain.errors import DataError, PretrainError
+from pretrain.errors import DataError, PretrainError, UsageError
 from tests.data_prep.test_build_store import all_bytes
 
 WORDS = [
@@ -183,8 +183,8 @@ def test_a_full_disk_is_said_and_can_be_resumed(
     assert all_bytes(output) == whole
 
 
-def test_other_options_or_input_begin_anew(
-    options: BuildOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_another_build_is_refused_and_kept(
+    options: BuildOptions, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "store"
 
@@ -196,11 +196,17 @@ def test_other_options_or_input_begin_anew(
         with pytest.raises(KeyboardInterrupt):
             run(options, output, save_seconds=0.0)
     assert journal_path(output).exists()
-    changed = replace(options, heldout=0.5)
-    run(changed, output, resume=True)
-    fresh = tmp_path / "fresh"
-    run(changed, fresh)
-    assert all_bytes(output) == all_bytes(fresh)
+    kept = journal_path(output).read_bytes()
+    with pytest.raises(UsageError, match=r"had heldout = 0\.\d+, now it is 0\.5; say what was said then"):
+        run(replace(options, heldout=0.5), output, resume=True)
+    added = tmp_path / "more.txt"
+    added.write_text("One more document.")
+    paths = (*options.input.paths, str(added))
+    with pytest.raises(UsageError, match="the interrupted build there had"):
+        run(replace(options, input=replace(options.input, paths=paths)), output, resume=True)
+    assert journal_path(output).read_bytes() == kept
+    run(options, output, resume=True)
+    assert all_bytes(output) == whole
 
 
 def test_without_resume_nothing_old_is_used(
