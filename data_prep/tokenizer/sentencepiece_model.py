@@ -8,7 +8,8 @@
 Ids equal sentencepiece's own, apart from these cases. Unigram: of segmentations that score alike to seven digits
 ("=== =" and "= ===") another may be chosen, because scores are float32 there and float64 here. Text that is not
 NFKC: the library's table loses a combining mark behind a character that it changes. Symbols defined by the user:
-the space before one is lost. The name of a control piece, as "[MASK]", is ordinary text in both.
+the space before one is lost. The name of a control piece, as "[MASK]", is ordinary text in both; but in a unigram
+model that lacks one of its characters it comes out as that piece, and the store has the unknown token in its place.
 """
 
 from collections.abc import Iterable
