@@ -113,6 +113,22 @@ def tokenizer_section(tokenizer: StoreTokenizer) -> dict[str, Any]:
     }
 
 
+def heldout_notes(asked: float, splits: dict[str, SplitCounts]) -> list[str]:
+    """A sentence where what is held out is not what was asked for: nothing, or less than half or more than twice
+    the share."""
+    num_heldout, num_trained = splits["heldout"].documents, splits["train"].documents
+    if asked > 0 and num_heldout == 0:
+        return ["Nothing is held out for validation: the corpus has too few distinct documents."]
+    share = num_heldout / max(1, num_heldout + num_trained)
+    if asked / 2 <= share <= 2 * asked:
+        return []
+    return [
+        f"Held out for validation are {num_heldout:,} of {num_heldout + num_trained:,} documents ({share:.2%}), where "
+        f"--heldout asks for {asked:.2%}: whole documents are held out, with all their duplicates, and a corpus of "
+        "few documents cannot be cut finer."
+    ]
+
+
 def make_report(
     options: BuildOptions, part: str | None, source: dict[str, Any], tokenizer: dict[str, Any], ledger: Ledger
 ) -> dict[str, Any]:
@@ -122,8 +138,8 @@ def make_report(
     if ledger.without_tokens:
         dropped["no tokens"] = ledger.without_tokens
     notes = list(tokenizer["notes"])
-    if options.heldout > 0 and splits["heldout"].documents == 0 and part is None:
-        notes.append("Nothing is held out for validation: the corpus has too few distinct documents.")
+    if part is None:
+        notes += heldout_notes(options.heldout, splits)
     return {
         "options": options.as_dict(),
         "part": part,
