@@ -16,6 +16,7 @@ from rich.table import Table
 from data_prep.documents import Intake
 from data_prep.encode import EncodedDocuments
 from data_prep.options import BuildOptions
+from data_prep.sentences import has_rules
 from data_prep.tokenizer import StoreTokenizer
 from pretrain.data.store import SPLITS, Documents
 
@@ -140,6 +141,11 @@ def make_report(
     notes = list(tokenizer["notes"])
     if part is None:
         notes += heldout_notes(options.heldout, splits)
+    if options.sentences == "sentencex" and not has_rules(options.language):
+        notes.append(
+            f"sentencex has no rules for --language {options.language!r}: sentences are found by those of English, "
+            "which know the full stops of other scripts, but not their abbreviations."
+        )
     return {
         "options": options.as_dict(),
         "part": part,
@@ -207,6 +213,8 @@ def print_report(
         table.add_row("cuts inside long sentences", f"{report['cuts_inside_sentences']:,}")
     if report["special_ids_replaced"]:
         table.add_row("special tokens found in text", f"{report['special_ids_replaced']:,}")
+    if report["input"].get("text_column") is not None:
+        table.add_row("text column", report["input"]["text_column"])
     table.add_row("vocabulary", f"{report['tokenizer']['vocab_size']:,}")
     unknown_share = report["unknown_tokens"] / max(1, report["tokens_encoded"])
     table.add_row("unknown tokens", f"{unknown_share:.4%}")
