@@ -93,9 +93,12 @@ def build(options: BuildOptions, output: Path, job: Job) -> dict[str, Any]:
             try:
                 return _Build(options, output, job, workers).run()
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                raise _disk_full(output, error) from None
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise _disk_full(output, error) from None
+                raise PretrainError(
+                    f"{error.filename or output}: {error.strerror or error}; when that is mended, start again with "
+                    "--resume: what is built so far is kept."
+                ) from None
 
 
 def accept_finished(options: BuildOptions, output: Path) -> dict[str, Any]:
@@ -205,7 +208,8 @@ class _Build:
             self.job.progress.say(
                 f"An earlier build was interrupted; it goes on after {megabytes:,.1f} MB of input."
             )
-            return journal
+            # A later one compares itself with this one.
+            return journal.model_copy(update={"options": self.options.as_dict()})
         self.job.progress.say(
             "How far an earlier build had come cannot be read; it is removed and built anew."
         )

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from data_prep.journal import Journal
 from pretrain.data.store import MANIFEST_NAME, REPORT_NAME, partial_path
 from pretrain.errors import DataError, UsageError
 
@@ -54,8 +55,8 @@ def claimed(output: Path, *, say: Callable[[str], None], wait: bool, resume: boo
     """Hold the output for this process.
 
     Leftovers of an earlier build are cleared before, unless they are to be resumed; those of this one are kept
-    if it can be resumed: not where input or options are wrong. Raises UsageError if the place cannot be
-    written or (unless `wait`) another process holds it.
+    if it can be resumed: not where input or options are wrong and nothing was saved yet. Raises UsageError if the
+    place cannot be written or (unless `wait`) another process holds it.
     """
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -70,6 +71,13 @@ def claimed(output: Path, *, say: Callable[[str], None], wait: bool, resume: boo
         is_resumable = True
         raise
     except (UsageError, DataError):
+        journal = Journal.load(journal_path(output))
+        is_resumable = journal is not None and journal.bytes_done > 0
+        if is_resumable:
+            say(
+                f"What is built of {output} is kept: with the same input and options (--on-bad-text replace or skip "
+                "instead of error count as the same) --resume goes on from it."
+            )
         raise
     except BaseException:
         is_resumable = journal_path(output).exists()
