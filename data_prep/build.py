@@ -19,6 +19,7 @@ from data_prep.journal import Journal
 from data_prep.options import BuildOptions, InputOptions, TokenizerOptions, check_options
 from data_prep.output import (
     AnotherBuild,
+    check_apart,
     check_empty,
     check_output,
     claimed,
@@ -85,6 +86,7 @@ def build(options: BuildOptions, output: Path, job: Job) -> dict[str, Any]:
     if job.resume and is_store(output):
         return accept_finished(options, output)
     check_output(output, overwrite=job.overwrite)
+    check_apart(options.input.paths, output)
     with claimed(output, say=job.progress.say, wait=job.resume, resume=job.resume):
         if job.resume and is_store(output):
             return accept_finished(options, output)
@@ -129,6 +131,7 @@ def train_tokenizer(
     check_options(whole)
     check_vocab_size(options.train, options.vocab_size)
     output = output.absolute()
+    check_apart(source.paths, output)
     check_empty(output)
     with claimed(output, say=progress.say, wait=False), Workers(num_workers) as workers:
         trained = prepare_tokenizer(whole, open_corpus(source, workers, progress), progress)

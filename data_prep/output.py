@@ -8,11 +8,12 @@ by the next one that claims the folder.
 
 import errno
 import fcntl
+import glob
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -42,6 +43,18 @@ def check_output(output: Path, *, overwrite: bool) -> None:
             raise UsageError(f"--output {output} is a token store already; use --overwrite or another path.")
     elif output.is_dir() and any(output.iterdir()):
         raise UsageError(f"--output {output} is a folder that is not a token store; choose another path.")
+
+
+def check_apart(paths: Iterable[str], output: Path) -> None:
+    """Raises UsageError for an output inside a folder that is read: its files would be read as text."""
+    for given in paths:
+        for found in [given, *glob.iglob(given, recursive=True)] if glob.has_magic(given) else [given]:
+            folder = Path(found)
+            if folder.is_dir() and output.resolve().is_relative_to(folder.resolve()):
+                raise UsageError(
+                    f"--output {output} lies in --input {found}, all of which is read, so that the store would be read "
+                    "as text; choose a path outside."
+                )
 
 
 def check_empty(output: Path) -> None:
