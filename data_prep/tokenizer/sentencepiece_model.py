@@ -100,7 +100,7 @@ def convert_model(proto: Any, source: str) -> StoreTokenizer:
     )
     if proto.normalizer_spec.precompiled_charsmap:
         notes += (
-            f"{source}: ids are those of sentencepiece, but for letters with combining marks (bring text to NFC or NFKC "
+            f"{source}: ids are those of sentencepiece, but for letters with combining marks (bring text to NFC "
             "first), half-width kana with voicing marks, and white space such as U+0085 at the end of a sentence.",
         )
     fast = transformers.PreTrainedTokenizerFast(
