@@ -67,15 +67,26 @@ def make_parser() -> argparse.ArgumentParser:
 
 def build_options(arguments: argparse.Namespace) -> BuildOptions:
     """Raises UsageError for arguments that contradict each other."""
-    if arguments.tokenizer is not None and (arguments.train_tokenizer or arguments.vocab_size):
-        raise UsageError("--tokenizer takes an existing tokenizer; drop --train-tokenizer and --vocab-size.")
+    if arguments.tokenizer is not None:
+        _refuse_ignored(
+            "--tokenizer takes an existing tokenizer, whose vocabulary and case are what they are",
+            {
+                "--train-tokenizer": arguments.train_tokenizer,
+                "--vocab-size": arguments.vocab_size,
+                "--lowercase": arguments.lowercase or None,
+                "--cased": True if arguments.lowercase is False else None,
+                "--tokenizer-sample-bytes": arguments.tokenizer_sample_bytes,
+            },
+        )
+    if arguments.sentences == "line":
+        _refuse_ignored("--sentences line takes each line for a sentence", {"--language": arguments.language})
     default_block = DEMO_BLOCK_TOKENS if arguments.demo else DEFAULT_BLOCK_TOKENS
     default_heldout = DEMO_HELDOUT if arguments.demo else DEFAULT_HELDOUT
     return BuildOptions(
         input=input_options(arguments),
         tokenizer=tokenizer_options(arguments),
         sentences=arguments.sentences,
-        language=arguments.language,
+        language="en" if arguments.language is None else arguments.language,
         heldout=default_heldout if arguments.heldout is None else arguments.heldout,
         block_tokens=default_block if arguments.block_tokens is None else arguments.block_tokens,
         shard_tokens=arguments.shard_tokens,
@@ -83,14 +94,22 @@ def build_options(arguments: argparse.Namespace) -> BuildOptions:
 
 
 def input_options(arguments: argparse.Namespace) -> InputOptions:
+    """Raises UsageError for arguments that would be ignored."""
+    if arguments.hub is None:
+        of_hub = {
+            f"--hub-{name}": getattr(arguments, f"hub_{name}") for name in ("config", "split", "revision")
+        }
+        _refuse_ignored("There is no --hub NAME", of_hub)
+    if not arguments.demo:
+        _refuse_ignored("There is no --demo", {"--demo-bytes": arguments.demo_bytes})
     return InputOptions(
         paths=tuple(arguments.input),
         hub=arguments.hub,
         hub_config=arguments.hub_config,
-        hub_split=arguments.hub_split,
+        hub_split="train" if arguments.hub_split is None else arguments.hub_split,
         hub_revision=arguments.hub_revision,
         demo=arguments.demo,
-        demo_bytes=arguments.demo_bytes,
+        demo_bytes=DEMO_BYTES if arguments.demo_bytes is None else arguments.demo_bytes,
         format=arguments.format,
         documents=arguments.documents,
         text_column=arguments.text_column,
@@ -106,8 +125,17 @@ def tokenizer_options(arguments: argparse.Namespace) -> TokenizerOptions:
         vocab_size=default_size if arguments.vocab_size is None else arguments.vocab_size,
         train=arguments.train_tokenizer or "wordpiece",
         lowercase=arguments.lowercase,
-        sample_bytes=arguments.tokenizer_sample_bytes,
+        sample_bytes=TOKENIZER_SAMPLE_BYTES
+        if arguments.tokenizer_sample_bytes is None
+        else arguments.tokenizer_sample_bytes,
     )
+
+
+def _refuse_ignored(why: str, given: dict[str, object]) -> None:
+    """Raises UsageError naming the options that have a value, where nothing would heed it."""
+    names = [name for name, value in given.items() if value is not None]
+    if names:
+        raise UsageError(f"{why}; drop {' and '.join(names)}.")
 
 
 def _add_input(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +143,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--input", nargs="+", default=[], metavar="PATH", help="files, folders or patterns")
     group.add_argument("--hub", metavar="NAME", help="a dataset of the Hugging Face Hub instead")
     group.add_argument("--hub-config", metavar="NAME", help="its configuration, where it has several")
-    group.add_argument("--hub-split", default="train", metavar="NAME", help="its split (default train)")
+    group.add_argument("--hub-split", metavar="NAME", help="its split (default train)")
     group.add_argument("--hub-revision", metavar="REVISION", help="its version: a commit, a tag or a branch")
     group.add_argument(
         "--demo", action="store_true", help="the documentation of the installed Python packages instead"
@@ -123,7 +151,6 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--demo-bytes",
         type=int,
-        default=DEMO_BYTES,
         metavar="N",
         help=f"at most so much (default {DEMO_BYTES:,})",
     )
@@ -187,7 +214,6 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tokenizer-sample-bytes",
         type=int,
-        default=TOKENIZER_SAMPLE_BYTES,
         metavar="N",
         help=f"text to train it on (default {TOKENIZER_SAMPLE_BYTES:,})",
     )
@@ -198,7 +224,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--sentences", choices=get_args(SentenceMethod), default="sentencex", help="or one sentence per line"
     )
-    group.add_argument("--language", default="en", help="of the sentences, as a code such as en (default)")
+    group.add_argument("--language", metavar="CODE", help="of the sentences, as a code such as en (default)")
     group.add_argument(
         "--heldout",
         type=float,

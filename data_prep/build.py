@@ -19,6 +19,7 @@ from data_prep.journal import Journal
 from data_prep.options import BuildOptions, InputOptions, TokenizerOptions, check_options
 from data_prep.output import (
     AnotherBuild,
+    check_apart,
     check_empty,
     check_output,
     claimed,
@@ -85,6 +86,7 @@ def build(options: BuildOptions, output: Path, job: Job) -> dict[str, Any]:
     if job.resume and is_store(output):
         return accept_finished(options, output)
     check_output(output, overwrite=job.overwrite)
+    check_apart(options.input.paths, output)
     with claimed(output, say=job.progress.say, wait=job.resume, resume=job.resume):
         if job.resume and is_store(output):
             return accept_finished(options, output)
@@ -93,9 +95,12 @@ def build(options: BuildOptions, output: Path, job: Job) -> dict[str, Any]:
             try:
                 return _Build(options, output, job, workers).run()
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                raise _disk_full(output, error) from None
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise _disk_full(output, error) from None
+                raise PretrainError(
+                    f"{error.filename or output}: {error.strerror or error}; when that is mended, start again with "
+                    "--resume: what is built so far is kept."
+                ) from None
 
 
 def accept_finished(options: BuildOptions, output: Path) -> dict[str, Any]:
@@ -126,6 +131,7 @@ def train_tokenizer(
     check_options(whole)
     check_vocab_size(options.train, options.vocab_size)
     output = output.absolute()
+    check_apart(source.paths, output)
     check_empty(output)
     with claimed(output, say=progress.say, wait=False), Workers(num_workers) as workers:
         trained = prepare_tokenizer(whole, open_corpus(source, workers, progress), progress)
@@ -205,7 +211,8 @@ class _Build:
             self.job.progress.say(
                 f"An earlier build was interrupted; it goes on after {megabytes:,.1f} MB of input."
             )
-            return journal
+            # A later one compares itself with this one.
+            return journal.model_copy(update={"options": self.options.as_dict()})
         self.job.progress.say(
             "How far an earlier build had come cannot be read; it is removed and built anew."
         )

@@ -15,6 +15,8 @@ from data_prep.position import Position
 from data_prep.report import Ledger
 from pretrain.data.store import WriterState, write_atomically
 
+_ON_BAD_TEXT = "input.on_bad_text"
+
 
 class Journal(BaseModel):
     """`inputs` is what the input was known by, `tokenizer` the report's section on it."""
@@ -44,8 +46,14 @@ class Journal(BaseModel):
         write_atomically(path, self.model_dump_json().encode())
 
     def difference(self, options: dict[str, Any], inputs: str, part: str | None) -> str | None:
-        """What keeps a build of these options and this input from going on from here; None if nothing does."""
+        """What keeps a build of these options and this input from going on from here; None if nothing does.
+
+        A build that stops at bad text has met none so far: what it has is what one that replaces or skips it would
+        have.
+        """
         before, now = self.options | {"part": self.part}, options | {"part": part}
+        if before.get(_ON_BAD_TEXT) == "error":
+            before[_ON_BAD_TEXT] = now.get(_ON_BAD_TEXT)
         for name in before | now:
             if before.get(name) != now.get(name):
                 return f"{name} = {before.get(name)!r}, now it is {now.get(name)!r}"

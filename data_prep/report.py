@@ -16,6 +16,7 @@ from rich.table import Table
 from data_prep.documents import Intake
 from data_prep.encode import EncodedDocuments
 from data_prep.options import BuildOptions
+from data_prep.sentences import has_rules
 from data_prep.tokenizer import StoreTokenizer
 from pretrain.data.store import SPLITS, Documents
 
@@ -113,6 +114,22 @@ def tokenizer_section(tokenizer: StoreTokenizer) -> dict[str, Any]:
     }
 
 
+def heldout_notes(asked: float, splits: dict[str, SplitCounts]) -> list[str]:
+    """A sentence where what is held out is not what was asked for: nothing, or less than half or more than twice
+    the share."""
+    num_heldout, num_trained = splits["heldout"].documents, splits["train"].documents
+    if asked > 0 and num_heldout == 0:
+        return ["Nothing is held out for validation: the corpus has too few distinct documents."]
+    share = num_heldout / max(1, num_heldout + num_trained)
+    if asked / 2 <= share <= 2 * asked:
+        return []
+    return [
+        f"Held out for validation are {num_heldout:,} of {num_heldout + num_trained:,} documents ({share:.2%}), where "
+        f"--heldout asks for {asked:.2%}: whole documents are held out, with all their duplicates, and a corpus of "
+        "few documents cannot be cut finer."
+    ]
+
+
 def make_report(
     options: BuildOptions, part: str | None, source: dict[str, Any], tokenizer: dict[str, Any], ledger: Ledger
 ) -> dict[str, Any]:
@@ -122,8 +139,13 @@ def make_report(
     if ledger.without_tokens:
         dropped["no tokens"] = ledger.without_tokens
     notes = list(tokenizer["notes"])
-    if options.heldout > 0 and splits["heldout"].documents == 0 and part is None:
-        notes.append("Nothing is held out for validation: the corpus has too few distinct documents.")
+    if part is None:
+        notes += heldout_notes(options.heldout, splits)
+    if options.sentences == "sentencex" and not has_rules(options.language):
+        notes.append(
+            f"sentencex has no rules for --language {options.language!r}: sentences are found by those of English, "
+            "which know the full stops of other scripts, but not their abbreviations."
+        )
     return {
         "options": options.as_dict(),
         "part": part,
@@ -191,6 +213,8 @@ def print_report(
         table.add_row("cuts inside long sentences", f"{report['cuts_inside_sentences']:,}")
     if report["special_ids_replaced"]:
         table.add_row("special tokens found in text", f"{report['special_ids_replaced']:,}")
+    if report["input"].get("text_column") is not None:
+        table.add_row("text column", report["input"]["text_column"])
     table.add_row("vocabulary", f"{report['tokenizer']['vocab_size']:,}")
     unknown_share = report["unknown_tokens"] / max(1, report["tokens_encoded"])
     table.add_row("unknown tokens", f"{unknown_share:.4%}")

@@ -17,6 +17,7 @@ from data_prep.journal import Journal
 from data_prep.options import BuildOptions, InputOptions, TokenizerOptions
 from data_prep.output import journal_path
 from data_prep.progress import Progress
+from data_prep.sources.content import Content
 from data_prep.tokenizer import train_tokenizer
 from data_prep.workers import Workers
 from pretrain.data.store import StoreWriter, partial_path, verify_store
@@ -181,6 +182,77 @@ def test_a_full_disk_is_said_and_can_be_resumed(
     assert not output.exists()
     run(options, output, resume=True)
     assert all_bytes(output) == whole
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_an_error_of_the_machine_is_said_and_can_be_resumed(
+    options: BuildOptions,
+    whole: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    output = tmp_path / "store"
+    fill, calls = Content.fill, 0
+
+    def fill_or_fail(content: Content, num_bytes: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 40:
+            raise OSError(number, os.strerror(number))  # as `read` raises it, without a name
+        fill(content, num_bytes)
+
+    monkeypatch.setattr("data_prep.sources.corpus.CHUNK_BYTES", 20_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(Content, "fill", fill_or_fail)
+        with pytest.raises(
+            PretrainError, match=rf"corpus/\d\.txt: {os.strerror(number)}; .* --resume"
+        ) as raised:
+            run(options, output, save_seconds=0.0)
+    assert raised.value.exit_code == 1
+    assert bytes_done(output) > 0
+    run(options, output, resume=True)
+    assert all_bytes(output) == whole
+
+
+def test_bad_text_late_in_the_corpus_keeps_what_is_built(
+    options: BuildOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_prep.sources.corpus.CHUNK_BYTES", 5_000)
+    make_corpus(tmp_path / "corpus", 400)
+    (tmp_path / "corpus" / "9.txt").write_bytes(b"Good text.\n\nBad \xff.")
+    bad = replace(options, input=InputOptions(paths=(str(tmp_path / "corpus"),)))
+    output = tmp_path / "store"
+    with pytest.raises(DataError, match=r"9\.txt is not valid UTF-8"):
+        build(bad, output, Job(1, Progress(), save_seconds=0.0))
+    assert "is kept" in capsys.readouterr().err
+    assert bytes_done(output) > 0
+    with pytest.raises(UsageError, match="does not exist"):  # a slip of the pen costs nothing either
+        run(replace(bad, input=InputOptions(paths=("nowhere",))), output, resume=True)
+    skipping = replace(bad, input=replace(bad.input, on_bad_text="skip"))
+    run(skipping, output, resume=True)
+    run(skipping, tmp_path / "at once")
+    assert all_bytes(output) == all_bytes(tmp_path / "at once")
+
+
+def bytes_done(output: Path) -> int:
+    journal = Journal.load(journal_path(output))
+    return 0 if journal is None else journal.bytes_done
+
+
+def test_a_build_that_skips_is_not_one_that_stops(
+    options: BuildOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    skipping = replace(options, input=replace(options.input, on_bad_text="skip"))
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "finish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(skipping, tmp_path / "store", save_seconds=0.0)
+    with pytest.raises(UsageError, match=r"had input.on_bad_text = 'skip', now it is 'error'"):
+        run(options, tmp_path / "store", resume=True)
 
 
 def test_another_build_is_refused_and_kept(

@@ -35,7 +35,7 @@ from pretrain.data.store.manifest import (
     entry_of,
 )
 from pretrain.data.store.shard_writer import SUFFIXES, Documents, ShardState, ShardWriter, check_at_least
-from pretrain.errors import DataError
+from pretrain.errors import DataError, misfit
 
 _OWN_FILE = re.compile(rf"(?:{'|'.join(SPLITS)})-\d{{5,}}\.(?:{'|'.join(SUFFIXES)})")
 
@@ -84,10 +84,9 @@ class WriterState(BaseModel):
         try:
             return cls.model_validate_json(content)
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the state"
+            problem = misfit(error.errors(include_url=False)[0])
             raise DataError(
-                f"The state of the interrupted build is damaged ({where}: {first['msg']}); "
+                f"The state of the interrupted build is damaged ({problem}); "
                 "build the store again without --resume."
             ) from None
 
