@@ -1,8 +1,9 @@
 """The arguments of each command, and the options they stand for."""
 
 import argparse
+import re
 from pathlib import Path
-from typing import get_args
+from typing import Any, NoReturn, get_args
 
 from data_prep.build import SAVE_SECONDS
 from data_prep.options import (
@@ -28,32 +29,60 @@ from data_prep.options import (
 from data_prep.workers import available_cpus
 from pretrain.errors import UsageError
 
+# Each worker may take a GiB: more of them than CPUs gain nothing, and far more are a slip of the keyboard.
+_WORKERS_PER_CPU = 4
+_ALWAYS_ALLOWED_WORKERS = 16
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes options by their whole names, and leaves it to `main` to say what is wrong."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False)
+        # `--part -1/3` gives --part a value, a wrong one; no option of ours begins with a digit.
+        self._negative_number_matcher = re.compile(r"-\d")
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; `{self.prog} --help` lists what there is.")
+
+
+def check_workers(count: int) -> None:
+    """Raises UsageError for --workers that no machine like this one can have been meant."""
+    if count < 1:
+        raise UsageError(f"--workers is {count}; it must be at least 1.")
+    cpus = available_cpus()
+    most = max(_ALWAYS_ALLOWED_WORKERS, _WORKERS_PER_CPU * cpus)
+    if count > most:
+        raise UsageError(
+            f"--workers is {count:,}, and there are {cpus} CPU(s) for it; use {cpus}, or {most} at the most."
+        )
+
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep", description="Turn text into a token store, check it and look into it."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     build = commands.add_parser("build", help="build a token store from text")
     _add_input(build)
-    build.add_argument("--output", required=True, type=Path, metavar="STORE", help="folder to be made")
+    build.add_argument("--output", required=True, type=_path, metavar="STORE", help="folder to be made")
     _add_tokenizer(build)
     _add_build(build)
 
     tokenizer = commands.add_parser("tokenizer", help="train a tokenizer alone")
     _add_input(tokenizer)
-    tokenizer.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to be made")
+    tokenizer.add_argument("--output", required=True, type=_path, metavar="DIR", help="folder to be made")
     _add_training(tokenizer)
     _add_workers(tokenizer)
 
     verify = commands.add_parser("verify", help="check a store: exit code 3 and each bad file's name")
-    verify.add_argument("store", type=Path)
+    verify.add_argument("store", type=_path)
     verify.add_argument("--quick", action="store_true", help="sizes, tokenizer and block tables only")
     _add_workers(verify)
 
     merge = commands.add_parser("merge", help="make one store of the parts of a build with --part")
-    merge.add_argument("store", type=Path, help="the --output of the parts")
+    merge.add_argument("store", type=_path, help="the --output of the parts")
     merge.add_argument("--if-complete", action="store_true", help="do nothing while parts are missing")
 
     _add_inspect(
@@ -108,6 +137,12 @@ def tokenizer_options(arguments: argparse.Namespace) -> TokenizerOptions:
         lowercase=arguments.lowercase,
         sample_bytes=arguments.tokenizer_sample_bytes,
     )
+
+
+def _path(text: str) -> Path:
+    if not text:  # an unset variable of a shell script: Path("") would be the current folder
+        raise argparse.ArgumentTypeError("it is empty; give a path")
+    return Path(text)
 
 
 def _add_input(parser: argparse.ArgumentParser) -> None:
@@ -218,7 +253,9 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help=f"between two states that --resume can go on from (default {SAVE_SECONDS:.0f})",
     )
-    group.add_argument("--timings", type=Path, metavar="FILE", help="write how long each stage took, as JSON")
+    group.add_argument(
+        "--timings", type=_path, metavar="FILE", help="write how long each stage took, as JSON"
+    )
     group.add_argument("--overwrite", action="store_true", help="replace a store that lies at --output")
     _add_workers(parser)
 
@@ -230,7 +267,7 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("store", type=Path)
+    parser.add_argument("store", type=_path)
     parser.add_argument("--samples", type=int, default=3, metavar="N", help="samples to show (default 3)")
     parser.add_argument(
         "--seq-len", type=int, default=128, metavar="N", help="tokens of their rows (default 128)"
@@ -255,7 +292,7 @@ def _add_megatron(parser: argparse.ArgumentParser) -> None:
         metavar="PREFIX",
         help="paths of .idx and .bin, without these endings",
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="STORE", help="folder to be made")
+    parser.add_argument("--output", required=True, type=_path, metavar="STORE", help="folder to be made")
     parser.add_argument(
         "--tokenizer", required=True, metavar="PATH", help="the one the datasets were made with"
     )
