@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -29,11 +30,11 @@ from pretrain.errors import DataError, PretrainError, UsageError
 _EXIT_OTHER = 1
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, stop: StopSignals | None = None) -> int:
     """Run one command; the exit code of the public contract (0 done, 1 other, 2 usage, 3 data, 75 stopped
     by a signal)."""
     commands: dict[str, Callable[[argparse.Namespace], None]] = {
-        "build": _build,
+        "build": partial(_build, stop=stop or StopSignals()),
         "merge": _merge,
         "tokenizer": _tokenizer,
         "verify": _verify,
@@ -52,8 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Stopped as signal:
         stopped = nothing_kept(str(signal))
         return _fail(str(stopped), stopped.exit_code)
-    except KeyboardInterrupt:
-        return _fail("interrupted; nothing was kept.", _EXIT_OTHER)
     return 0
 
 
@@ -62,13 +61,13 @@ def _fail(message: str, exit_code: int) -> int:
     return exit_code
 
 
-def _build(arguments: argparse.Namespace) -> None:
+def _build(arguments: argparse.Namespace, stop: StopSignals) -> None:
     if arguments.save_every < 0:
         raise UsageError(f"--save-every is {arguments.save_every}; it must not be negative.")
     if arguments.timings is not None:
         _check_writable(arguments.timings)
     timings = Timings()
-    with StopSignals().listening() as stop, Progress() as progress:
+    with Progress() as progress:
         job = Job(
             num_workers=arguments.workers,
             progress=progress,
@@ -105,7 +104,7 @@ def _merge(arguments: argparse.Namespace) -> None:
 
 
 def _tokenizer(arguments: argparse.Namespace) -> None:
-    with StopSignals().listening(), Progress() as progress:
+    with Progress() as progress:
         trained = train_tokenizer(
             input_options(arguments),
             tokenizer_options(arguments),

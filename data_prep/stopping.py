@@ -1,6 +1,6 @@
 """Signals that ask a command to stop.
 
-1. while `StopSignals.listening`, the first signal raises `Stopped` in the main thread, wherever it waits or works;
+1. after `StopSignals.listen` the first signal raises `Stopped` in the main thread, wherever it waits or works;
 2. within `held_back`, where half of something would be left, it is remembered only, and `check` raises;
 3. a second one ends the process at once, as if nobody listened. What is on the disk stands a kill.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 from types import FrameType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from pretrain.signals import STOP_SIGNALS
 
@@ -27,22 +27,17 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopSignals:
-    """The stop signals of one command; nothing is heard before `listening`."""
+    """The stop signals of one command; nothing is heard before `listen`."""
 
     def __init__(self) -> None:
         self._name: str | None = None
         self._noted_at = 0.0
         self._is_held_back = False
 
-    @contextmanager
-    def listening(self) -> Iterator[Self]:
-        """Installs the handlers for the length of the block; only the main thread may."""
-        before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def listen(self) -> None:
+        """Installs the handlers; only the main thread may."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._note)
 
     @contextmanager
     def held_back(self) -> Iterator[None]:

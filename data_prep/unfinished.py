@@ -73,9 +73,7 @@ def stopped(output: Path, signal_name: str) -> StoppedBySignal:
 
 
 def nothing_kept(signal_name: str) -> StoppedBySignal:
-    return StoppedBySignal(
-        f"stopped by {signal_name} before there was anything to keep; start the same command again."
-    )
+    return StoppedBySignal(f"stopped by {signal_name}; nothing was kept, start the same command again.")
 
 
 def _no_room(where: str | Path, output: Path, what: str, again: str) -> PretrainError:
