@@ -170,7 +170,7 @@ def test_an_output_that_cannot_be_written(tmp_path: Path, output: str) -> None:
     result = data_prep("build", "--input", "a.txt", "--output", output, *SMALL, cwd=tmp_path)
     assert_fails(result, 2, "--output", output)
     assert "File exists" not in result.stderr
-    assert (f"{tmp_path / 'a.txt'} is a file" in result.stderr) == (output == "a.txt/store")
+    assert ("a.txt is a file" in result.stderr) == output.startswith("a.txt")
     assert_nothing_left(tmp_path, "a.txt")
 
 
@@ -191,8 +191,8 @@ def test_a_note_is_shown_once_and_a_short_build_has_no_rate(tmp_path: Path) -> N
     assert (again.stderr.count(note), again.stdout.count(note)) == (0, 1)
 
 
-@pytest.mark.parametrize("is_group", [False, True])
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "is_group"), [("SIGTERM", False), ("SIGINT", True), ("SIGTERM", True)])
 def test_a_signal_stops_a_build_with_a_sentence(tmp_path: Path, name: str, is_group: bool) -> None:
     """First while the tokenizer is trained, when there is nothing to keep, then while text is encoded."""
     (tmp_path / "a.txt").write_text("\n\n".join(LINES * 4_000))
@@ -225,7 +225,10 @@ def test_a_signal_stops_a_build_with_a_sentence(tmp_path: Path, name: str, is_gr
         for part in [f"stopped by {name}", *says]:
             assert part.lower() in errors.lower()
         assert ("--resume" in errors) == (phase == "tokenizing ...")
-        assert not any(map(is_alive, children))
+        deadline = time.monotonic() + 10
+        while any(map(is_alive, children)):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
     assert not (tmp_path / "store").exists()
 
 
