@@ -199,7 +199,7 @@ def test_a_signal_stops_a_build_with_a_sentence(tmp_path: Path, name: str, is_gr
     arguments = ("build", "--input", "a.txt", "--output", "store", *SMALL, "--save-every", "0.05")
     for phase, says in (
         ("training the tokenizer ...", ["nothing was kept, start the same command again."]),
-        ("tokenizing ...", ["start again with --resume", "kept"]),
+        ("tokenizing ...", ["again with --resume to go on", "kept"]),
     ):
         process = subprocess.Popen(
             command(*arguments),
