@@ -20,7 +20,7 @@ from data_prep.tokenizer import StoreTokenizer
 from pretrain.data.store import SPLITS, Documents
 
 _BYTES_PER_MB = 1e6
-_SECONDS_OF_A_RATE = 2.0
+_SECONDS_OF_A_RATE = 1.0
 
 
 @dataclass

@@ -23,7 +23,7 @@ def test_what_was_done_before_a_resume_is_no_speed(
 
 
 def test_a_steady_rate_needs_some_seconds() -> None:
-    timings = Timings(seconds={"encoding": 4.5, "first result": 3.0}, encoded_bytes=9_000_000)
+    timings = Timings(seconds={"encoding": 3.9, "first result": 3.0}, encoded_bytes=9_000_000)
     timings.first_result_bytes = 1_000_000
     assert timings.mb_per_second is None
     timings.seconds["encoding"] = 7.0
