@@ -71,11 +71,14 @@ def claimed(output: Path, *, say: Callable[[str], None], wait: bool, resume: boo
     if it can be resumed: not where input or options are wrong and nothing was saved yet. Raises UsageError if the
     place cannot be written or (unless `wait`) another process holds it.
     """
+    made = [folder for folder in output.parents if not folder.exists()]
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         lock = _acquire(_sibling(output, "lock"), output, say, wait)
     except OSError as error:
-        raise UsageError(f"--output {output} cannot be written: {error.strerror or error}.") from None
+        above = next((folder for folder in output.parents if folder.exists()), output.parent)
+        why = error.strerror or error if above.is_dir() else f"{above} is a file"
+        raise UsageError(f"--output {output} cannot be written: {why}.") from None
     is_resumable = False
     try:
         _recover(output, say, resume=resume)
@@ -100,6 +103,7 @@ def claimed(output: Path, *, say: Callable[[str], None], wait: bool, resume: boo
             discard_partial(output)
         _sibling(output, "lock").unlink(missing_ok=True)
         lock.close()
+        _remove_empty(made)
 
 
 def journal_path(output: Path) -> Path:
@@ -137,6 +141,15 @@ def read_report(output: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return report if isinstance(report, dict) else {}
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Of folders, innermost first, those that hold nothing: a build that was refused leaves none behind."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:  # somebody's build lies there
+            return
 
 
 def _sibling(output: Path, kind: str) -> Path:

@@ -5,7 +5,7 @@ go to the terminal, and to the file that `--timings` names.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,6 +21,7 @@ from data_prep.tokenizer import StoreTokenizer
 from pretrain.data.store import SPLITS, Documents
 
 _BYTES_PER_MB = 1e6
+_SECONDS_OF_A_RATE = 1.0
 
 
 @dataclass
@@ -83,13 +84,12 @@ class Timings:
         self.seconds[phase] = time.monotonic() - began
 
     @property
-    def mb_per_second(self) -> float:
-        """The steady rate of the encoding; of all of it where there was but one result."""
-        seconds, num_bytes = self.seconds.get("encoding", 0.0), self.encoded_bytes
-        if num_bytes > self.first_result_bytes:
-            seconds -= self.seconds.get("first result", 0.0)
-            num_bytes -= self.first_result_bytes
-        return num_bytes / _BYTES_PER_MB / max(seconds, 1e-9)
+    def mb_per_second(self) -> float | None:
+        """The steady rate of the encoding; None where it lasted too short for one."""
+        seconds = self.seconds.get("encoding", 0.0) - self.seconds.get("first result", 0.0)
+        if seconds < _SECONDS_OF_A_RATE:
+            return None
+        return (self.encoded_bytes - self.first_result_bytes) / _BYTES_PER_MB / seconds
 
     def as_dict(self) -> dict[str, Any]:
         """As `--timings` writes it."""
@@ -188,9 +188,13 @@ def _sum(values: Sequence[Any]) -> Any:
 
 
 def print_report(
-    report: dict[str, Any], output: str, console: Console, timings: Timings | None = None
+    report: dict[str, Any],
+    output: str,
+    console: Console,
+    timings: Timings | None = None,
+    said: Collection[str] = (),
 ) -> None:
-    """The table a user sees at the end of a build."""
+    """The table a user sees at the end of a build, and the notes that were not `said` on the way."""
     documents = report["documents"]
     table = Table(title=f"token store {output}", title_justify="left", show_header=False)
     table.add_column(justify="left")
@@ -221,7 +225,9 @@ def print_report(
     if timings is not None:
         for name, value in timings.seconds.items():
             table.add_row(f"seconds: {name}", f"{value:.1f}")
-        table.add_row("steady rate, text to store", f"{timings.mb_per_second:.1f} MB/s")
+        if timings.mb_per_second is not None:
+            table.add_row("steady rate, text to store", f"{timings.mb_per_second:.1f} MB/s")
     console.print(table)
     for note in report["notes"]:
-        console.print(note, highlight=False)
+        if note not in said:
+            console.print(note, highlight=False)
