@@ -8,8 +8,10 @@ of bytes where words begin and end:
 3. any other chunk falls into runs of one class, and single bytes of class ALONE; contractions as in GPT-2.
 
 The key of a word is its bytes: with A-Z folded to a-z, if the cut folds; after a space, if the cut keeps the space
-before a word. A key of up to 16 bytes is two integers, compared exactly. A longer one is a hash and a length,
-and its bytes are compared; no UTF-8 begins with the byte that marks it, so the two kinds never meet.
+before a word. A key of up to 16 bytes is two integers, compared exactly. A longer one is a hash and, in the other
+integer, where its bytes lie and how many they are, and these are compared; no UTF-8 begins with the byte that marks
+it, so the two kinds never meet. Beside its key lies what a word gives (see `gathering`): most words cost one look at
+one place of memory, for which a busy machine waits longest.
 Keys longer than `MAX_KEY_BYTES` are not looked up, nor chunks of class WHOLE longer than `MAX_WHOLE_BYTES`: such a
 chunk is half a sentence of a script without spaces, which never comes again.
 
@@ -20,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data_prep.encode.gathering import NO_TOKENS, PENDING
 from pretrain.compiled import compiled
 
 WHITE, END, WHOLE, ALONE, FIRST_RUN = range(5)
@@ -27,14 +30,17 @@ WHITE, END, WHOLE, ALONE, FIRST_RUN = range(5)
 PADDING = 16
 MAX_KEY_BYTES = 128
 MAX_WHOLE_BYTES = 48
-NOT_LOOKED_UP = -1
-_FULL = -2
 _SHORT_KEY_BYTES = np.uint64(16)
 
 _U0, _U1, _U2, _U8, _U32, _U56 = (np.uint64(number) for number in (0, 1, 2, 8, 32, 56))
 _SPACE = np.uint64(ord(" "))
 _MIX_0, _MIX_1 = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53)  # of MurmurHash3
 _LONG = np.uint64(0xFF << 56)
+_LONG_AT, _LONG_AT_MASK, _LONG_KEY_MASK = (
+    np.uint64(16),
+    np.uint64((1 << 40) - 1),
+    np.uint64(0xFF << 56 | 0xFFFF),
+)
 _LOW_MASKS = np.array([(1 << 8 * min(count, 8)) - 1 for count in range(17)], dtype=np.uint64)
 _HIGH_MASKS = np.array([(1 << 8 * max(count - 8, 0)) - 1 for count in range(17)], dtype=np.uint64)
 # A byte gets its top bit where it is at least "A", and where it is more than "Z".
@@ -53,27 +59,27 @@ class Cut(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Open addressing: `slots` uint64 [power of two, 3] holds the two integers of a key and its entry + 1.
+    """Open addressing: `slots` uint64 [power of two, 3] holds the two integers of a key and what it gives, 0 where no
+    key is.
 
-    `counts` int64: entries, most entries, bytes of long keys. `long_at` int64 [entries] says where the bytes of a
-    long key begin in `long_bytes` uint8.
+    `counts` int64: entries, most entries, bytes of long keys. `long_bytes` uint8 are these.
     """
 
     slots: np.ndarray
     counts: np.ndarray
-    long_at: np.ndarray
     long_bytes: np.ndarray
 
 
 class Found(NamedTuple):
-    """What a scan finds: the entry of each word, int32 (or `NOT_LOOKED_UP`); where in them each sentence ends,
-    int64; the keys of new entries, uint8, a line break after each, and how many bytes these are, int64 [1].
+    """What a scan finds: what each word gives, uint64; where in them each sentence ends, int64; the keys of new
+    entries, uint8, a line break after each; their slots, int64; how many bytes and how many entries these are.
     """
 
     words: np.ndarray
     ends: np.ndarray
     new_keys: np.ndarray
-    num_new_bytes: np.ndarray
+    new_slots: np.ndarray
+    num_new: np.ndarray
 
 
 @compiled
@@ -95,10 +101,15 @@ def _byte(text: np.ndarray, at: int, folds: bool) -> np.uint8:
 
 
 @compiled
+def _home(low: np.uint64, high: np.uint64) -> np.uint64:
+    """Where the search for a key of the table begins: of a long one by its hash and length."""
+    return _mixed(low, high & _LONG_KEY_MASK if high >= _LONG else high)
+
+
+@compiled
 def _same_long(
-    table: Table, entry: int, text: np.ndarray, start: int, end: int, space: int, folds: bool
+    table: Table, at: int, text: np.ndarray, start: int, end: int, space: int, folds: bool
 ) -> bool:
-    at = table.long_at[entry]
     if space and table.long_bytes[at] != 32:
         return False
     at += space - start
@@ -110,22 +121,16 @@ def _same_long(
 
 @compiled
 def _add(
-    table: Table,
-    found: Found,
-    text: np.ndarray,
-    start: int,
-    end: int,
-    space: int,
-    folds: bool,
-    low: np.uint64,
-    high: np.uint64,
-) -> int:
-    """The number of a new entry, whose key is noted; `_FULL` if there is no room."""
-    entry, most, long_at = table.counts
-    if entry == most or long_at + MAX_KEY_BYTES > len(table.long_bytes):
-        return _FULL
+    table: Table, found: Found, slot: np.uint64, text: np.ndarray, word: np.uint64, word_end: np.uint64,
+    num_spaces: np.uint64, folds: bool, low: np.uint64, high: np.uint64,
+) -> np.uint64:  # fmt: skip
+    """What the new key gives, once it is resolved; 0 if there is no room for it."""
+    start, end, space = np.int64(word), np.int64(word_end), np.int64(num_spaces)
+    entries, most, long_at = table.counts
+    if entries == most or long_at + MAX_KEY_BYTES > len(table.long_bytes):
+        return _U0
     table.counts[0] += 1
-    first = found.num_new_bytes[0]
+    first, number = found.num_new
     at = first
     if space:
         found.new_keys[at] = 32
@@ -134,17 +139,15 @@ def _add(
         found.new_keys[at] = _byte(text, i, folds)
         at += 1
     if at - first > 16:
-        table.long_at[entry] = long_at
+        high |= np.uint64(long_at) << _LONG_AT
         table.long_bytes[long_at : long_at + at - first] = found.new_keys[first:at]
         table.counts[2] += at - first
     found.new_keys[at] = 10
-    found.num_new_bytes[0] = at + 1
-    mask = np.uint64(len(table.slots) - 1)
-    slot = _mixed(low, high) & mask
-    while table.slots[slot, 2] != 0:
-        slot = (slot + _U1) & mask
-    table.slots[slot, 0], table.slots[slot, 1], table.slots[slot, 2] = low, high, np.uint64(entry + 1)
-    return entry
+    found.new_slots[number] = np.int64(slot)
+    found.num_new[0], found.num_new[1] = at + 1, number + 1
+    given = PENDING | np.uint64(number)
+    table.slots[slot, 0], table.slots[slot, 1], table.slots[slot, 2] = low, high, given
+    return given
 
 
 @compiled
@@ -174,36 +177,31 @@ def _slot_of(slots: np.ndarray, low: np.uint64, high: np.uint64) -> np.uint64:
     """The slot of a key of up to 16 bytes, or the empty one where it belongs."""
     mask = np.uint64(len(slots) - 1)
     slot = _mixed(low, high) & mask
-    while slots[slot, 2] != 0 and (slots[slot, 0] != low or slots[slot, 1] != high):
+    while slots[slot, 2] != _U0 and (slots[slot, 0] != low or slots[slot, 1] != high):
         slot = (slot + _U1) & mask
     return slot
 
 
 @compiled
 def _look_up_long(
-    table: Table,
-    found: Found,
-    text: np.ndarray,
-    start: int,
-    end: int,
-    space: int,
-    folds: bool,
-    is_whole: bool,
-) -> Any:
-    """The entry of a word of more than 16 bytes, new where it is unknown."""
+    table: Table, found: Found, text: np.ndarray, word: np.uint64, word_end: np.uint64, num_spaces: np.uint64,
+    folds: bool, is_whole: bool,
+) -> np.uint64:  # fmt: skip
+    """What a word of more than 16 bytes gives, new where it is unknown; 0 if there is no room for it."""
+    start, end, space = np.int64(word), np.int64(word_end), np.int64(num_spaces)
     if end - start + space > (MAX_WHOLE_BYTES if is_whole else MAX_KEY_BYTES):
-        return NOT_LOOKED_UP
+        return NO_TOKENS
     low, high = _long_key(text, start, end, space, folds)
     slots = table.slots
     mask = np.uint64(len(slots) - 1)
     slot = _mixed(low, high) & mask
-    while slots[slot, 2] != 0:
-        if slots[slot, 0] == low and slots[slot, 1] == high:
-            entry = np.int64(slots[slot, 2]) - 1
-            if _same_long(table, entry, text, start, end, space, folds):
-                return entry
+    while slots[slot, 2] != _U0:
+        if slots[slot, 0] == low and slots[slot, 1] & _LONG_KEY_MASK == high:
+            at = np.int64((slots[slot, 1] >> _LONG_AT) & _LONG_AT_MASK)
+            if _same_long(table, at, text, start, end, space, folds):
+                return slots[slot, 2]
         slot = (slot + _U1) & mask
-    return _add(table, found, text, start, end, space, folds, low, high)
+    return _add(table, found, slot, text, word, word_end, num_spaces, folds, low, high)
 
 
 @compiled
@@ -276,18 +274,15 @@ def scan(
             folds = cut_folds and not is_whole
             if end - i + space <= _SHORT_KEY_BYTES:
                 low, high = _key(eights, i, end - i, space, folds)
-                entry = np.int64(slots[_slot_of(slots, low, high), 2]) - 1
-                if entry < 0:
-                    entry = _add(
-                        table, found, text, np.int64(i), np.int64(end), np.int64(space), folds, low, high
-                    )
+                slot = _slot_of(slots, low, high)
+                given = slots[slot, 2]
+                if given == _U0:
+                    given = _add(table, found, slot, text, i, end, space, folds, low, high)
             else:
-                entry = _look_up_long(
-                    table, found, text, np.int64(i), np.int64(end), np.int64(space), folds, is_whole
-                )
-            if entry == _FULL:
+                given = _look_up_long(table, found, text, i, end, space, folds, is_whole)
+            if given == _U0:
                 return sentence_start, num_sentences
-            words[num_words] = entry
+            words[num_words] = given
             num_words += _U1
             i, space = end, _U0
             kind = classes[text[i]]
@@ -299,8 +294,8 @@ def rehash(old: np.ndarray, new: np.ndarray) -> None:
     """Put the used slots of `old` into the empty slots `new`."""
     mask = np.uint64(len(new) - 1)
     for i in range(len(old)):
-        if old[i, 2] != 0:
-            slot = _mixed(old[i, 0], old[i, 1]) & mask
-            while new[slot, 2] != 0:
+        if old[i, 2] != _U0:
+            slot = _home(old[i, 0], old[i, 1]) & mask
+            while new[slot, 2] != _U0:
                 slot = (slot + np.uint64(1)) & mask
             new[slot] = old[i]

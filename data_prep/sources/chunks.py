@@ -1,4 +1,4 @@
-"""Cutting plain text and JSON Lines into chunks, in the main process: bytes, no decoding, no look at every line.
+"""Cutting text and JSON Lines into chunks, in the main process: bytes, no decoding, no look at every line.
 
 A chunk ends where a document ends. How documents and chunks are cut depends on the content alone: a document
 longer than `MAX_DOCUMENT_BYTES` (counted from its first byte to the end of its separator) is cut by the rule of
@@ -16,6 +16,7 @@ from data_prep.documents import MAX_DOCUMENT_BYTES, Intake, byte_cut
 from data_prep.options import BadText
 from data_prep.sources.boundaries import last_boundary
 from data_prep.sources.content import Content, line_number
+from data_prep.sources.files import InputFile, opened
 from pretrain.errors import DataError
 
 CHUNK_BYTES = 1 << 20
@@ -25,18 +26,37 @@ TOO_LONG = "line too long"
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """`num_bytes` of a file that is not compressed, from byte `begin` on."""
+
+    file: InputFile
+    begin: int
+    num_bytes: int
+
+    def read(self) -> bytes:
+        """Raises DataError where the file is not the one that was listed, OSError, naming it, where it fails."""
+        with opened(self.file) as raw:
+            raw.seek(self.begin)
+            blocks, missing = [], self.num_bytes
+            while missing and (block := raw.read(missing)):
+                blocks.append(block)
+                missing -= len(block)
+        return b"".join(blocks)
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """Some consecutive documents on their way to a worker.
 
-    `content`: bytes of text or JSON Lines that begin at byte `offset` of the decompressed file; or rows, of which
-    the first has number `offset`, as UTF-8, None for a null. `num_bytes` of the input were read for it.
+    `content`: bytes of text or JSON Lines that begin at byte `offset` of the decompressed file, or where they lie; or
+    rows, of which the first has number `offset`, as UTF-8, None for a null. `num_bytes` of the input are read for it.
     `column` is the key of the text in JSON Lines. `intake` is what the main process met on the way.
     """
 
     path: str
     kind: Literal["text", "jsonl", "rows"]
     offset: int
-    content: bytes | tuple[bytes | None, ...]
+    content: bytes | Span | tuple[bytes | None, ...]
     num_bytes: int
     column: str = ""
     intake: Intake | None = None

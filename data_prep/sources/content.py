@@ -23,7 +23,7 @@ BLOCK_BYTES = 1 << 20
 _COMPRESSED_BLOCK_BYTES = 1 << 13
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
 _ZSTD_MAX_WINDOW = 1 << 31  # as `zstd --long=31` writes
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Decompressor(Protocol):
@@ -47,9 +47,9 @@ class Content:
         self.has_ended = False
         self._raw, self._blocks, self._accounted = raw, blocks, offset
         if offset == 0:
-            self.fill(len(_BYTE_ORDER_MARK))
-            if self.held.startswith(_BYTE_ORDER_MARK):
-                self.take(len(_BYTE_ORDER_MARK))
+            self.fill(len(BYTE_ORDER_MARK))
+            if self.held.startswith(BYTE_ORDER_MARK):
+                self.take(len(BYTE_ORDER_MARK))
 
     def fill(self, num_bytes: int) -> None:
         """Hold at least so many bytes, or all there are."""
@@ -84,6 +84,11 @@ def opened_content(
             yield Content(raw, _plain(raw, file.bytes if end is None else end, block_bytes), begin)
         else:
             yield Content(raw, decompressed(raw, file.path, file.compression), 0)
+
+
+def plain_content(raw: FileIO, position: int, end: int) -> Content:
+    """From where an open file stands, `position`, to byte `end`."""
+    return Content(raw, _plain(raw, end, BLOCK_BYTES), position)
 
 
 def decompressed(raw: FileIO, path: Path, compression: Compression) -> Iterator[bytes]:

@@ -16,6 +16,7 @@ from data_prep.sources.files import InputFiles, find_files
 from data_prep.sources.reading import read_chunk
 from data_prep.sources.rows import row_chunks
 from data_prep.sources.segments import Share, byte_range, plan_segments
+from data_prep.sources.spans import text_spans
 from data_prep.sources.text_column import USUAL_COLUMN, find_column, has_columns
 from pretrain.errors import UsageError
 
@@ -110,6 +111,9 @@ class FileCorpus:
             return
         begin, end = byte_range(share, self.options)
         if begin == end:
+            return
+        if file.format == "text" and file.compression is None:
+            yield from text_spans(file, begin, end, newlines_of(self.options.documents), chunk_bytes)
             return
         with opened_content(file, begin, end, chunk_bytes) as content:
             if file.format == "text":

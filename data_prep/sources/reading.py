@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from data_prep.documents import Intake, bounded, repair
 from data_prep.options import BadText, InputOptions
 from data_prep.sources.boundaries import documents_in, newlines_of
-from data_prep.sources.chunks import Chunk
+from data_prep.sources.chunks import Chunk, Span
 from data_prep.sources.jsonl import texts_in
 
 
@@ -18,7 +18,8 @@ def read_chunk(chunk: Chunk, options: InputOptions, intake: Intake) -> Iterator[
     intake.bytes_read += chunk.num_bytes
     if chunk.intake is not None:
         intake.add(chunk.intake)
-    on_bad_text, content = options.on_bad_text, chunk.content
+    on_bad_text = options.on_bad_text
+    content = chunk.content.read() if isinstance(chunk.content, Span) else chunk.content
     if isinstance(content, tuple):
         texts = _rows(content, chunk, on_bad_text, intake)
     elif chunk.kind == "jsonl":

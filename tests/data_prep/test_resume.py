@@ -20,7 +20,6 @@ from data_prep.journal import Journal
 from data_prep.options import BuildOptions, InputOptions, TokenizerOptions
 from data_prep.output import journal_path
 from data_prep.progress import Progress
-from data_prep.sources.content import Content
 from data_prep.stopping import StopSignals
 from data_prep.tokenizer import StoreTokenizer, train_tokenizer
 from data_prep.workers import Workers
@@ -198,18 +197,18 @@ def test_an_error_of_the_machine_is_said_and_can_be_resumed(
     number: int,
 ) -> None:
     output = tmp_path / "store"
-    fill, calls = Content.fill, 0
+    pread, calls = os.pread, 0
 
-    def fill_or_fail(content: Content, num_bytes: int) -> None:
+    def pread_or_fail(file: int, num_bytes: int, offset: int) -> bytes:
         nonlocal calls
         calls += 1
-        if calls == 40:
-            raise OSError(number, os.strerror(number))  # as `read` raises it, without a name
-        fill(content, num_bytes)
+        if calls == 12:
+            raise OSError(number, os.strerror(number))  # as the system raises it, without a name
+        return pread(file, num_bytes, offset)
 
     monkeypatch.setattr("data_prep.sources.corpus.CHUNK_BYTES", 20_000)
     with monkeypatch.context() as patch:
-        patch.setattr(Content, "fill", fill_or_fail)
+        patch.setattr("os.pread", pread_or_fail)
         with pytest.raises(
             PretrainError, match=rf"corpus/\d\.txt: {os.strerror(number)}; .* --resume"
         ) as raised:
