@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -36,6 +37,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; `{self.prog} --help` lists what there is.")
+
+
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Raises UsageError for arguments that the command does not have."""
+    arguments, others = make_parser().parse_known_args(argv)
+    if others:
+        raise UsageError(
+            f"{arguments.command} has no {' '.join(others)}; `python -m data_prep {arguments.command} --help` lists "
+            "what there is."
+        )
+    return arguments
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -75,9 +87,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _path(text: str) -> Path:
+    return Path(_given(text))
+
+
+def _given(text: str) -> str:
     if not text:  # an unset variable of a shell script: Path("") would be the current folder
         raise argparse.ArgumentTypeError("it is empty; give a path")
-    return Path(text)
+    return text
 
 
 def _add_input(parser: argparse.ArgumentParser) -> None:
@@ -129,6 +145,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 def _add_tokenizer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer",
+        type=_given,
         metavar="PATH",
         help="an existing Hugging Face tokenizer folder, or a sentencepiece .model",
     )
@@ -227,7 +244,7 @@ def _add_megatron(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", required=True, type=_path, metavar="STORE", help="folder to be made")
     parser.add_argument(
-        "--tokenizer", required=True, metavar="PATH", help="the one the datasets were made with"
+        "--tokenizer", required=True, type=_given, metavar="PATH", help="the one the datasets were made with"
     )
     parser.add_argument("--eod-id", type=int, metavar="N", help="end of document, if no special token of it")
     parser.add_argument(

@@ -17,6 +17,7 @@ from data_prep.journal import Journal
 from data_prep.options import BuildOptions, InputOptions, TokenizerOptions, check_options
 from data_prep.output import (
     AnotherBuild,
+    DamagedBuild,
     check_apart,
     check_empty,
     check_output,
@@ -91,13 +92,13 @@ def build(options: BuildOptions, output: Path, job: Job) -> dict[str, Any]:
         if is_store(output) and not is_finished:
             raise UsageError(f"--output {output} is a token store already; use another path.")
         output = output / job.part.name
-    if job.resume and is_store(output):
-        return accept_finished(options, output)
+    if (report := _accepted(options, output, job)) is not None:
+        return report
     check_output(output, overwrite=job.overwrite)
     check_apart(options.input.paths, output)
     with claimed(output, say=job.progress.say, wait=job.resume, resume=job.resume):
-        if job.resume and is_store(output):
-            return accept_finished(options, output)
+        if (report := _accepted(options, output, job)) is not None:
+            return report
         check_output(output, overwrite=job.overwrite)
         try:
             with Workers(job.num_workers) as workers:
@@ -110,27 +111,36 @@ def build(options: BuildOptions, output: Path, job: Job) -> dict[str, Any]:
             raise machine_error(output, error) from None
 
 
-def accept_finished(options: BuildOptions, output: Path) -> dict[str, Any]:
-    """The report of the finished store; raises UsageError if other options or other input made it."""
-    store = TokenStore.open(output)
+def _accepted(options: BuildOptions, output: Path, job: Job) -> dict[str, Any] | None:
+    """The report of the finished store that `resume` accepts; None where there is something to build.
+
+    With `overwrite` too, a build that is to take the store's place goes on or begins; otherwise raises UsageError if
+    other options or other input made the store.
+    """
+    if not (job.resume and is_store(output)) or (job.overwrite and journal_path(output).exists()):
+        return None
     report = read_report(output)
-    before, now = report.get("options", {}), options.as_dict()
-    for name, value in now.items():
+    difference = _difference(options, output, report)
+    if difference is None:
+        return report
+    if job.overwrite:
+        return None
+    raise UsageError(f"--output {output} was built {difference}; use --overwrite or another path.")
+
+
+def _difference(options: BuildOptions, output: Path, report: dict[str, Any]) -> str | None:
+    """What made the finished store that these options would not; None if nothing did."""
+    store = TokenStore.open(output)
+    before = report.get("options", {})
+    for name, value in options.as_dict().items():
         if before.get(name) != value:
-            raise UsageError(
-                f"--output {output} was built with {name} = {before.get(name)!r}, now it is {value!r}; "
-                "use --overwrite or another path."
-            )
+            return f"with {name} = {before.get(name)!r}, now it is {value!r}"
     if options.input.paths:
         files = find_files(options.input.paths, options.input.format)
         if report.get("input", {}).get("digest") != files.digest():
-            raise UsageError(
-                f"--output {output} was built from other or older files; use --overwrite or another path."
-            )
+            return "from other or older files"
     changed = _changed_tokenizer(options, store.manifest.tokenizer_sha256, report.get("tokenizer", {}))
-    if changed is not None:
-        raise UsageError(f"--output {output} was built with {changed}; use --overwrite or another path.")
-    return report
+    return None if changed is None else f"with {changed}"
 
 
 def train_tokenizer(
@@ -194,9 +204,14 @@ class _Build:
         if part is not None:
             segments = part.segments(corpus.num_segments, self.options.input.segment_bytes)
         with timings.timed("tokenizer"):
-            journal = self._last_journal(corpus) or self._first_journal(corpus, segments)
-        layout = _layout(self.options, journal.tokenizer)
-        with StoreWriter.resume(self.output, layout, journal.writer) as writer:
+            last = self._last_journal(corpus)
+            journal = last or self._first_journal(corpus, segments)
+        with self._opened_writer(journal) as writer:
+            if last is not None:
+                done = last.bytes_done / 1e6
+                self.job.progress.say(
+                    f"An earlier build was interrupted; it goes on after {done:,.1f} MB of input."
+                )
             with timings.timed("encoding"):
                 ledger = Pipeline(
                     self.options, corpus, segments, writer, self.workers, self.job.progress, self.job.stop
@@ -205,12 +220,19 @@ class _Build:
                 raise DataError(_empty(corpus))
             name = None if part is None else part.name
             report = make_report(self.options, name, corpus.describe(), journal.tokenizer, ledger)
-            # A signal that comes now is too late: the store is there in a moment.
-            with self.job.stop.held_back():
-                with making_way(self.output):
-                    writer.finish(report)
-                journal_path(self.output).unlink(missing_ok=True)
+            # The store is there in a moment, and a second build would find nothing to do.
+            self.job.stop.come_too_late()
+            with making_way(self.output):
+                writer.finish(report)
+            journal_path(self.output).unlink(missing_ok=True)
         return report
+
+    def _opened_writer(self, journal: Journal) -> StoreWriter:
+        """Behind what the journal says. Raises DamagedBuild if something else lies there."""
+        try:
+            return StoreWriter.resume(self.output, _layout(self.options, journal.tokenizer), journal.writer)
+        except DataError as error:
+            raise DamagedBuild(str(error)) from None
 
     def _last_journal(self, corpus: Corpus) -> Journal | None:
         """That of the build that was killed, None if there is none. Raises AnotherBuild for other options or input."""
@@ -223,13 +245,9 @@ class _Build:
             )
             if difference is not None:
                 raise AnotherBuild(
-                    f"--output {self.output}: the interrupted build there had {difference}; say what was said then to "
-                    "go on, or leave out --resume to remove it and build anew."
+                    f"--output {self.output}: the interrupted build there had {difference}; give it that again to go "
+                    "on, or leave out --resume to remove it and build anew."
                 )
-            megabytes = journal.bytes_done / 1e6
-            self.job.progress.say(
-                f"An earlier build was interrupted; it goes on after {megabytes:,.1f} MB of input."
-            )
             # A later one compares itself with this one.
             return journal.model_copy(update={"options": self.options.as_dict()})
         self.job.progress.say(

@@ -60,6 +60,14 @@ def input_options(arguments: argparse.Namespace) -> InputOptions:
         _refuse_ignored("There is no --hub NAME", of_hub)
     if not arguments.demo:
         _refuse_ignored("There is no --demo", {"--demo-bytes": arguments.demo_bytes})
+    if arguments.demo or arguments.hub is not None:
+        _refuse_ignored(
+            "Only files have a format and separators of documents",
+            {
+                "--format": None if arguments.format == "auto" else arguments.format,
+                "--documents": None if arguments.documents == "blank-line" else arguments.documents,
+            },
+        )
     return InputOptions(
         paths=tuple(arguments.input),
         hub=arguments.hub,

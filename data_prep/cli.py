@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from data_prep.arguments import make_parser
+from data_prep.arguments import parsed
 from data_prep.build import Job, build, train_tokenizer
 from data_prep.choices import (
     build_options,
@@ -23,11 +23,13 @@ from data_prep.parts import Part, merge
 from data_prep.progress import Progress
 from data_prep.report import Timings, print_report
 from data_prep.stopping import Stopped, StopSignals
-from data_prep.unfinished import nothing_kept
+from data_prep.unfinished import not_done, nothing_kept
 from pretrain.data.store import MANIFEST_NAME, Manifest, TokenStore, verified_bytes, verify_store
 from pretrain.errors import DataError, PretrainError, UsageError
 
 _EXIT_OTHER = 1
+_TIMINGS_BEGIN = '{\n "seconds"'
+_ONLY_READ = ("verify", "inspect")
 
 
 def main(argv: Sequence[str] | None = None, stop: StopSignals | None = None) -> int:
@@ -41,17 +43,19 @@ def main(argv: Sequence[str] | None = None, stop: StopSignals | None = None) -> 
         "inspect": _inspect,
         "import-megatron": _import_megatron,
     }
+    command = ""
     try:
-        arguments = make_parser().parse_args(argv)
+        arguments = parsed(argv)
+        command = arguments.command
         check_workers(getattr(arguments, "workers", 1))
-        commands[arguments.command](arguments)
+        commands[command](arguments)
     except PretrainError as error:
         return _fail(str(error), error.exit_code)
     except OSError as error:  # a full disk, a file that vanished
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}.", _EXIT_OTHER)
     except Stopped as signal:
-        stopped = nothing_kept(str(signal))
+        stopped = not_done(str(signal)) if command in _ONLY_READ else nothing_kept(str(signal))
         return _fail(str(stopped), stopped.exit_code)
     return 0
 
@@ -62,10 +66,12 @@ def _fail(message: str, exit_code: int) -> int:
 
 
 def _build(arguments: argparse.Namespace, stop: StopSignals) -> None:
-    if arguments.save_every < 0:
-        raise UsageError(f"--save-every is {arguments.save_every}; it must not be negative.")
+    if not arguments.save_every >= 0:
+        raise UsageError(
+            f"--save-every is {arguments.save_every}; it must be a number of seconds, not negative."
+        )
     if arguments.timings is not None:
-        _check_writable(arguments.timings)
+        _check_timings(arguments.timings, arguments.output)
     timings = Timings()
     with Progress() as progress:
         job = Job(
@@ -80,20 +86,38 @@ def _build(arguments: argparse.Namespace, stop: StopSignals) -> None:
         )
         report = build(build_options(arguments), arguments.output, job)
     if arguments.timings is not None:
-        arguments.timings.write_text(json.dumps(timings.as_dict(), indent=1) + "\n")
+        _write_timings(timings, arguments.timings, arguments.output)
     is_fresh = "encoding" in timings.seconds
     print_report(report, str(arguments.output), Console(), timings if is_fresh else None, progress.said)
 
 
-def _check_writable(timings: Path) -> None:
-    """Raises UsageError where --timings could not be written after hours; leaves nothing there."""
+def _check_timings(timings: Path, output: Path) -> None:
+    """Raises UsageError where --timings could not be written after hours, or not without a loss; leaves nothing
+    there."""
+    if timings.resolve().is_relative_to(output.resolve()):
+        raise UsageError(f"--timings {timings} is --output, or lies in it; choose another path.")
     is_there = timings.exists()
     try:
-        timings.open("a").close()
-    except OSError as error:
-        raise UsageError(f"--timings {timings} cannot be written: {error.strerror or error}.") from None
+        with timings.open("a+") as file:
+            file.seek(0)
+            start = file.read(len(_TIMINGS_BEGIN))
+    except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError):
+            raise UsageError(f"--timings {timings} cannot be written: {error.strerror or error}.") from None
+        start = "?"
     if not is_there:
         timings.unlink()
+    elif start not in ("", _TIMINGS_BEGIN):
+        raise UsageError(f"--timings {timings} is a file with something else in it; choose another path.")
+
+
+def _write_timings(timings: Timings, path: Path, output: Path) -> None:
+    try:
+        path.write_text(json.dumps(timings.as_dict(), indent=1) + "\n")
+    except OSError as error:
+        raise PretrainError(
+            f"{output} is finished, but --timings {path} could not be written: {error.strerror or error}."
+        ) from None
 
 
 def _merge(arguments: argparse.Namespace) -> None:

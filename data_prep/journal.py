@@ -62,4 +62,4 @@ class Journal(BaseModel):
         for name in before | now:
             if before.get(name) != now.get(name):
                 return f"{name} = {before.get(name)!r}, now it is {now.get(name)!r}"
-        return None if self.inputs == inputs else "other or older files"
+        return None if self.inputs == inputs else "files of other names, sizes or times"

@@ -34,6 +34,10 @@ class AnotherBuild(UsageError):
     """What lies there, interrupted, is not what is asked for; it is kept."""
 
 
+class DamagedBuild(DataError):
+    """What lies there, interrupted, is not what was written; it is kept."""
+
+
 def check_output(output: Path, *, overwrite: bool) -> None:
     """Raises UsageError where a build could not or must not write."""
     if output.exists() and not output.is_dir():
@@ -83,7 +87,7 @@ def claimed(output: Path, *, say: Callable[[str], None], wait: bool, resume: boo
     try:
         _recover(output, say, resume=resume)
         yield
-    except AnotherBuild:
+    except (AnotherBuild, DamagedBuild):
         is_resumable = True
         raise
     except (UsageError, DataError):

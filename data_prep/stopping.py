@@ -48,6 +48,10 @@ class StopSignals:
         finally:
             self._is_held_back = False
 
+    def come_too_late(self) -> None:
+        """From now on a first signal stops nothing: what it would stop is done."""
+        self._is_held_back = True
+
     def check(self) -> None:
         """Raises Stopped if a signal has come."""
         if self._name is not None:

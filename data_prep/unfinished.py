@@ -82,6 +82,10 @@ def stopped(output: Path, signal_name: str) -> StoppedBySignal:
     )
 
 
+def not_done(signal_name: str) -> StoppedBySignal:
+    return StoppedBySignal(f"stopped by {signal_name} before it was done; start the same command again.")
+
+
 def nothing_kept(signal_name: str) -> StoppedBySignal:
     return StoppedBySignal(f"stopped by {signal_name}; nothing was kept, start the same command again.")
 

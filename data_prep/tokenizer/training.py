@@ -14,6 +14,7 @@ from data_prep.tokenizer.roles import StoreTokenizer, describe
 from pretrain.errors import UsageError
 
 _SOURCE = "the trained tokenizer"
+_LARGEST_VOCABULARY = 10_000_000
 _SMALLEST_OF_CHARACTERS = 32
 
 
@@ -47,7 +48,11 @@ def train_wordpiece(texts: Sequence[str], vocab_size: int, *, lowercase: bool) -
 
 
 def check_vocab_size(kind: TokenizerKind, vocab_size: int) -> None:
-    """Raises UsageError for a `--vocab-size` that leaves no room for a single word."""
+    """Raises UsageError for a `--vocab-size` that leaves no room for a single word, or that no text can fill."""
+    if vocab_size > _LARGEST_VOCABULARY:
+        raise UsageError(
+            f"--vocab-size {vocab_size:,} is more than any text needs; use {_LARGEST_VOCABULARY:,} or less."
+        )
     smallest = bpe.SMALLEST_VOCABULARY if kind == "bpe" else _SMALLEST_OF_CHARACTERS
     if vocab_size < smallest:
         what = "256 bytes" if kind == "bpe" else "single characters"

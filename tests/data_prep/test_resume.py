@@ -121,7 +121,7 @@ def test_killed_after_every_few_writes(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(StoreWriter, "add", add_and_die)
-    monkeypatch.setattr("data_prep.sources.chunks.CHUNK_BYTES", 20_000)
+    monkeypatch.setattr("data_prep.sources.corpus.CHUNK_BYTES", 20_000)
     positions = []
     for _ in range(200):
         try:
@@ -273,7 +273,7 @@ def test_another_build_is_refused_and_kept(
             run(options, output, save_seconds=0.0)
     assert journal_path(output).exists()
     kept = journal_path(output).read_bytes()
-    with pytest.raises(UsageError, match=r"had heldout = 0\.\d+, now it is 0\.5; say what was said then"):
+    with pytest.raises(UsageError, match=r"had heldout = 0\.\d+, now it is 0\.5; give it that again"):
         run(replace(options, heldout=0.5), output, resume=True)
     added = tmp_path / "more.txt"
     added.write_text("One more document.")
@@ -282,6 +282,43 @@ def test_another_build_is_refused_and_kept(
         run(replace(options, input=replace(options.input, paths=paths)), output, resume=True)
     assert journal_path(output).read_bytes() == kept
     run(options, output, resume=True)
+    assert all_bytes(output) == whole
+
+
+def test_a_build_that_is_to_replace_a_store_goes_on(
+    options: BuildOptions, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "store"
+    run(replace(options, heldout=0.5), output)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "finish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(options, output, overwrite=True, save_seconds=0.0)
+    assert bytes_done(output) > 0
+    run(options, output, overwrite=True, resume=True)
+    assert all_bytes(output) == whole
+    monkeypatch.setattr(StoreWriter, "finish", interrupt)
+    run(options, output, overwrite=True, resume=True)  # the same store: nothing to do
+    with pytest.raises(KeyboardInterrupt):
+        run(replace(options, heldout=0.25), output, overwrite=True, resume=True)
+
+
+def test_a_signal_after_the_last_write_comes_too_late(
+    options: BuildOptions, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, stop = tmp_path / "store", StopSignals()
+    close = Workers.__exit__
+
+    def signalled(workers: Workers, *error: object) -> None:
+        stop._note(signal.SIGTERM, None)
+        close(workers, *error)
+
+    monkeypatch.setattr(Workers, "__exit__", signalled)
+    run(options, output, stop=stop)
     assert all_bytes(output) == whole
 
 
@@ -428,7 +465,9 @@ def test_what_was_written_and_changed_since_is_named(
     path = partial_path(interrupted) / f"{journal.writer.open_shards['heldout'].name}.tokens"
     with path.open("r+b") as file:
         file.write(b"\xff")
-    with pytest.raises(DataError, match=rf"{path.name} has changed: its first \d+ bytes.*without --resume"):
+    with pytest.raises(
+        DataError, match=rf"{path.name} has changed: its first [\d,]+ bytes.*without --resume"
+    ):
         run(with_tokenizer(options, tmp_path), interrupted, resume=True)
 
 

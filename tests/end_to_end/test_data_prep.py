@@ -154,7 +154,13 @@ def test_the_demo_store_is_built_once_and_reused(tmp_path: Path) -> None:
         (("--input", "a.txt", "--timings", "no/t.json"), ["--timings no/t.json cannot be written"]),
         (("--input", "a.txt", "--timings", "."), ["--timings . cannot be written: Is a directory"]),
         (("--input", "a.txt", "--output", ""), ["--output: it is empty"]),
-        (("--input", "a.txt", "--overwrit"), ["unrecognized arguments: --overwrit"]),
+        (("--input", "a.txt", "--overwrit"), ["build has no --overwrit", "data_prep build --help"]),
+        (("--input", "a.txt", "--save-every", "nan"), ["--save-every is nan"]),
+        (("--input", "a.txt", "--timings", "a.txt"), ["--timings a.txt is a file with something else in it"]),
+        (("--input", "a.txt", "--timings", "store"), ["--timings store is --output"]),
+        (("--input", "a.txt", "--tokenizer", ""), ["--tokenizer: it is empty"]),
+        (("--input", "a.txt", "--vocab-size", "99999999999"), ["is more than any text needs"]),
+        (("--demo", "--format", "csv"), ["drop --format"]),
     ],
 )
 def test_wrong_usage(tmp_path: Path, arguments: tuple[str, ...], parts: list[str]) -> None:

@@ -236,8 +236,8 @@ def written_digests(folder: Path, state: ShardState, token_dtype: np.dtype) -> "
                 break
         if digest.hexdigest() != state.sha256[suffix]:
             raise DataError(
-                f"{path} has changed: its first {num_bytes} bytes are not those that the interrupted build had "
-                "written: build the store again without --resume."
+                f"{path} has changed: its first {num_bytes:,} bytes are not those that the interrupted build had "
+                "written; build the store again without --resume."
             )
         digests[suffix] = digest
     return digests
