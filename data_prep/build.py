@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data_prep.comparing import changed_tokenizer, difference_to_finished
 from data_prep.journal import Journal
 from data_prep.options import BuildOptions, InputOptions, TokenizerOptions, check_options
 from data_prep.output import (
@@ -35,7 +36,6 @@ from data_prep.progress import Progress
 from data_prep.report import Ledger, Timings, make_report, tokenizer_section
 from data_prep.sentences import split_sentences
 from data_prep.sources.corpus import Corpus
-from data_prep.sources.files import find_files
 from data_prep.sources.opening import open_corpus
 from data_prep.stopping import Stopped, StopSignals, interruptible
 from data_prep.tokenizer import StoreTokenizer, check_vocab_size, load_tokenizer
@@ -49,7 +49,7 @@ from data_prep.unfinished import (
     tokenizer_not_saved,
 )
 from data_prep.workers import Workers
-from pretrain.data.store import SpecialIds, StoreLayout, StoreWriter, TokenStore, partial_path
+from pretrain.data.store import SpecialIds, StoreLayout, StoreWriter, partial_path
 from pretrain.errors import DataError, UsageError
 
 SAVE_SECONDS = 30.0
@@ -120,27 +120,12 @@ def _accepted(options: BuildOptions, output: Path, job: Job) -> dict[str, Any] |
     if not (job.resume and is_store(output)) or (job.overwrite and journal_path(output).exists()):
         return None
     report = read_report(output)
-    difference = _difference(options, output, report)
+    difference = difference_to_finished(options, output, report)
     if difference is None:
         return report
     if job.overwrite:
         return None
     raise UsageError(f"--output {output} was built {difference}; use --overwrite or another path.")
-
-
-def _difference(options: BuildOptions, output: Path, report: dict[str, Any]) -> str | None:
-    """What made the finished store that these options would not; None if nothing did."""
-    store = TokenStore.open(output)
-    before = report.get("options", {})
-    for name, value in options.as_dict().items():
-        if before.get(name) != value:
-            return f"with {name} = {before.get(name)!r}, now it is {value!r}"
-    if options.input.paths:
-        files = find_files(options.input.paths, options.input.format)
-        if report.get("input", {}).get("digest") != files.digest():
-            return "from other or older files"
-    changed = _changed_tokenizer(options, store.manifest.tokenizer_sha256, report.get("tokenizer", {}))
-    return None if changed is None else f"with {changed}"
 
 
 def train_tokenizer(
@@ -240,7 +225,7 @@ class _Build:
             return None
         journal = Journal.load(journal_path(self.output))
         if journal is not None:
-            difference = journal.difference(*self._identity(corpus)) or _changed_tokenizer(
+            difference = journal.difference(*self._identity(corpus)) or changed_tokenizer(
                 self.options, journal.tokenizer_sha256, journal.tokenizer
             )
             if difference is not None:
@@ -305,18 +290,6 @@ def _save_tokenizer(tokenizer: StoreTokenizer, folder: Path, output: Path) -> No
         if not is_disk_full(error):
             raise
         raise tokenizer_not_saved(output, tokenizer, error) from None
-
-
-def _changed_tokenizer(options: BuildOptions, sha256: str, section: dict[str, Any]) -> str | None:
-    """What is different where --tokenizer names another one than that of this checksum and section of the report."""
-    if options.tokenizer.path is None:
-        return None
-    tokenizer = load_tokenizer(Path(options.tokenizer.path))
-    now = tokenizer_section(tokenizer)
-    roles = ("vocab_size", "special_ids", "all_special_ids")
-    if tokenizer.sha256 == sha256 and all(section.get(name) == now[name] for name in roles):
-        return None
-    return f"another tokenizer than the one that lies at {options.tokenizer.path} now"
 
 
 def _empty(corpus: Corpus) -> str:
