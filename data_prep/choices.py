@@ -15,6 +15,7 @@ from data_prep.options import (
     InputOptions,
     TokenizerOptions,
 )
+from data_prep.sentences import language_code
 from data_prep.workers import available_cpus
 from pretrain.errors import UsageError
 
@@ -44,7 +45,7 @@ def build_options(arguments: argparse.Namespace) -> BuildOptions:
         input=input_options(arguments),
         tokenizer=tokenizer_options(arguments),
         sentences=arguments.sentences,
-        language="en" if arguments.language is None else arguments.language,
+        language="en" if arguments.language is None else language_code(arguments.language),
         heldout=default_heldout if arguments.heldout is None else arguments.heldout,
         block_tokens=default_block if arguments.block_tokens is None else arguments.block_tokens,
         shard_tokens=arguments.shard_tokens,

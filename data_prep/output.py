@@ -8,12 +8,13 @@ by the next one that claims the folder.
 
 import errno
 import fcntl
+import fnmatch
 import glob
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -50,7 +51,8 @@ def check_output(output: Path, *, overwrite: bool) -> None:
 
 
 def check_apart(paths: Iterable[str], output: Path) -> None:
-    """Raises UsageError for an output inside a folder that is read: its files would be read as text."""
+    """Raises UsageError for an output inside a folder that is read, or one that a pattern would match next time: its
+    files would be read as text."""
     for given in paths:
         for found in [given, *glob.iglob(given, recursive=True)] if glob.has_magic(given) else [given]:
             folder = Path(found)
@@ -59,6 +61,36 @@ def check_apart(paths: Iterable[str], output: Path) -> None:
                     f"--output {output} lies in --input {found}, all of which is read, so that the store would be read "
                     "as text; choose a path outside."
                 )
+        is_pattern = glob.has_magic(given) and not Path(given).exists()
+        if is_pattern and any(_is_matched(place, given) for place in (output.absolute(), output.resolve())):
+            raise UsageError(
+                f"--output {output} is matched by --input {given}, so that the store would be read as text the next "
+                "time; choose a path outside."
+            )
+
+
+def _is_matched(path: Path, pattern: str) -> bool:
+    """Whether `glob` would find the path, or a folder above it, by the pattern if they were there."""
+    parts = Path(os.path.abspath(pattern)).parts
+    num_plain = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    plain = Path(*parts[:num_plain])
+    return any(
+        _is_matched_by_parts(path.relative_to(folder).parts, parts[num_plain:])
+        for folder in {plain, plain.resolve()}
+        if path.is_relative_to(folder)
+    )
+
+
+def _is_matched_by_parts(path: Sequence[str], pattern: Sequence[str]) -> bool:
+    if not pattern:
+        return True
+    if pattern[0] == "**" and _is_matched_by_parts(path, pattern[1:]):
+        return True
+    if not path or (path[0].startswith(".") and not pattern[0].startswith(".")):
+        return False
+    if pattern[0] == "**":
+        return _is_matched_by_parts(path[1:], pattern)
+    return fnmatch.fnmatchcase(path[0], pattern[0]) and _is_matched_by_parts(path[1:], pattern[1:])
 
 
 def check_empty(output: Path) -> None:

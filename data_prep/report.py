@@ -22,6 +22,7 @@ from pretrain.data.store import SPLITS, Documents
 
 _BYTES_PER_MB = 1e6
 _SECONDS_OF_A_RATE = 1.0
+_FAR_SHARE = 0.1
 
 
 @dataclass
@@ -115,13 +116,13 @@ def tokenizer_section(tokenizer: StoreTokenizer) -> dict[str, Any]:
 
 
 def heldout_notes(asked: float, splits: dict[str, SplitCounts]) -> list[str]:
-    """A sentence where what is held out is not what was asked for: nothing, or less than half or more than twice
-    the share."""
+    """A sentence where what is held out is not what was asked for: nothing, less than half or more than twice the
+    share, or a share more than `_FAR_SHARE` of all documents away."""
     num_heldout, num_trained = splits["heldout"].documents, splits["train"].documents
     if asked > 0 and num_heldout == 0:
         return ["Nothing is held out for validation: the corpus has too few distinct documents."]
     share = num_heldout / max(1, num_heldout + num_trained)
-    if asked / 2 <= share <= 2 * asked:
+    if asked / 2 <= share <= 2 * asked and abs(share - asked) <= _FAR_SHARE:
         return []
     return [
         f"Held out for validation are {num_heldout:,} of {num_heldout + num_trained:,} documents ({share:.2%}), where "

@@ -13,6 +13,7 @@ import sentencex
 
 from data_prep.documents import text_cut
 from data_prep.options import SentenceMethod
+from pretrain.errors import UsageError
 
 # Of a paragraph without spaces sentencex takes quadratic time (1 MB of Chinese: 47 s; in pieces of this
 # size: 0.2 s), and a tokenizer's memory grows with the longest single text it is given.
@@ -36,6 +37,16 @@ def has_rules(language: str) -> bool:
     return language in _LIKE_ENGLISH or any(
         sentencex.segment(language, text) != sentencex.segment("", text) for text in _CUT_BY_RULES
     )
+
+
+def language_code(given: str) -> str:
+    """The code to ask sentencex for, which knows lower case and few regions: of `en_US` it is `en`, of `pt_BR`
+    `pt-br`. Raises UsageError for none."""
+    code = given.strip().lower().replace("_", "-")
+    language = code.partition("-")[0]
+    if not language:
+        raise UsageError(f"--language {given!r} names no language; give a code such as en or de.")
+    return code if has_rules(code) else language
 
 
 def split_sentences(text: str, method: SentenceMethod, language: str) -> tuple[list[str], int]:

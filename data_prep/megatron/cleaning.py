@@ -26,6 +26,7 @@ class Cleaned:
     num_unknown: int
     num_special_replaced: int
     num_markers: int
+    num_eod: int
     num_empty_sequences: int
     num_empty_documents: int
 
@@ -37,6 +38,7 @@ class Cleaner:
     def __init__(self, layout: StoreLayout, word_starts: np.ndarray, eod_id: int | None) -> None:
         self._layout = layout
         self._word_starts = word_starts
+        self._eod_id = eod_id
         special = set(layout.all_special_ids) - {layout.special_ids.unk}
         self._special = np.array(sorted(special | _given(eod_id)))
         self._markers = np.array(sorted(special - {layout.special_ids.mask} | _given(eod_id)))
@@ -44,6 +46,7 @@ class Cleaner:
     def clean(self, run: Run, origin: str) -> Cleaned:
         """`origin` names the file in errors; raises DataError for an id beyond the vocabulary."""
         tokens = run.tokens.astype(np.int64)
+        num_eod = 0 if self._eod_id is None else int((tokens == self._eod_id).sum())
         starts, ends = _without_markers(run.sequence_lengths, ~np.isin(tokens, self._markers))
         lengths = ends - starts
         tokens = tokens[_between(starts, ends, len(tokens))]
@@ -68,6 +71,7 @@ class Cleaner:
             num_unknown=int((tokens == unk_id).sum()),
             num_special_replaced=int(is_special.sum()),
             num_markers=len(run.tokens) - len(tokens),
+            num_eod=num_eod,
             num_empty_sequences=len(run.sequence_lengths) - len(lengths),
             num_empty_documents=int((~kept).sum()),
         )

@@ -59,6 +59,7 @@ class _Tally:
 
     ledger: Ledger
     num_markers: int = 0
+    num_eod: int = 0
     num_empty_sequences: int = 0
     knows_words: bool = True
 
@@ -71,6 +72,7 @@ class _Tally:
         ledger.special_replaced += cleaned.num_special_replaced
         ledger.without_tokens += cleaned.num_empty_documents
         self.num_markers += cleaned.num_markers
+        self.num_eod += cleaned.num_eod
         self.num_empty_sequences += cleaned.num_empty_sequences
 
 
@@ -86,7 +88,18 @@ def import_megatron(
         tokenizer = load_tokenizer(Path(options.tokenizer))
         progress.say("Checking the index files ...")
         datasets = [IndexedDataset.open(prefix) for prefix in options.prefixes]
+        _check_eod_id(options.eod_id, datasets)
         return _import(options, output, tokenizer, datasets, progress)
+
+
+def _check_eod_id(eod_id: int | None, datasets: Iterable[IndexedDataset]) -> None:
+    """Raises UsageError for an id that no file can hold."""
+    largest = max(int(np.iinfo(each.dtype).max) for each in datasets)
+    if eod_id is not None and eod_id > largest:
+        raise UsageError(
+            f"--eod-id is {eod_id:,}, and the ids of the datasets go up to {largest:,} at the most; give the one that "
+            "marks the end of their documents."
+        )
 
 
 def _import(
@@ -196,6 +209,13 @@ def _notes(
     ]
     if tally.num_markers:
         notes.append(f"{tally.num_markers:,} special tokens at the ends of sequences were stripped.")
+    if options.eod_id is not None and tally.num_eod == 0:
+        beyond = f" and lies beyond the vocabulary of {tokenizer.vocab_size:,}"
+        notes.append(
+            f"--eod-id {options.eod_id} occurs nowhere in the datasets"
+            f"{beyond if options.eod_id >= tokenizer.vocab_size else ''}: if their documents end with another id, it "
+            "is in the store as text."
+        )
     if tally.num_empty_sequences:
         notes.append(f"{tally.num_empty_sequences:,} sequences without text were dropped.")
     if not tally.knows_words:

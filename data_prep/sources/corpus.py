@@ -84,6 +84,11 @@ class FileCorpus:
                 if taken > quota:
                     break
 
+    def has_texts_in_columns(self) -> bool:
+        """Whether `column` holds any text; raises DataError where the first file that has columns lacks it."""
+        files = filter(has_columns, self.inputs.files)
+        return any(True for file in files for _ in self._texts(Share(file)))
+
     def describe(self) -> dict[str, Any]:
         files = self.inputs.files
         return {

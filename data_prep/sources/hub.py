@@ -128,6 +128,11 @@ def open_hub(options: InputOptions) -> HubCorpus:
                 "--hub-split."
             ) from None
     column = options.text_column or choose_column(columns, options.hub)
+    if column not in columns:
+        found = ", ".join(map(repr, columns)) or "none"
+        raise UsageError(
+            f"--hub {options.hub} has no column {column!r}; it has {found}: choose one with --text-column."
+        )
     return HubCorpus(dataset, options, column, revision)
 
 

@@ -21,7 +21,7 @@ def open_corpus(options: InputOptions, workers: Workers, progress: Progress) -> 
     if corpus.inputs.ignored:
         left_out = ", ".join(f"{count} {suffix}" for suffix, count in corpus.inputs.ignored.items())
         progress.say(f"Files of a kind that is not read are left out: {left_out}.")
-    if corpus.column is not None:
+    if corpus.has_texts_in_columns():
         progress.say(f"The text is that of the column {corpus.column!r}.")
     if corpus.delimiter is not None:
         progress.say(f"The columns of the CSV files are separated by {DELIMITERS[corpus.delimiter]}.")

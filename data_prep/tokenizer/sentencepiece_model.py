@@ -57,6 +57,10 @@ def parse_model(content: bytes, source: str) -> Any:
     if content:  # the processor takes no bytes for no model
         proto.ParseFromString(content)
         sentencepiece.SentencePieceProcessor(model_proto=content)
+    # A model cut between two pieces is one that both parsers take.
+    missing = [name for name in ("trainer_spec", "normalizer_spec") if not proto.HasField(name)]
+    if missing:
+        raise ValueError(f"it has no {' and no '.join(missing)}, which come behind the pieces: it ends early")
     if [piece.type for piece in proto.pieces].count(_UNKNOWN) != 1:
         raise ValueError("it has no piece for unknown text")
     if proto.trainer_spec.model_type not in (_UNIGRAM, _BPE):

@@ -16,7 +16,9 @@ from transformers import AutoTokenizer
 from data_prep import output as output_module
 from data_prep.build import Job, build, train_tokenizer
 from data_prep.options import BuildOptions, InputOptions, TokenizerOptions
+from data_prep.output import check_apart
 from data_prep.progress import Progress
+from data_prep.sources.files import find_files
 from data_prep.tokenizer import train_tokenizer as train
 from pretrain.data.store import TokenStore, partial_path, verify_store
 from pretrain.errors import DataError, UsageError
@@ -254,3 +256,46 @@ def test_an_output_inside_the_input_is_refused(
         with pytest.raises(UsageError, match="choose a path outside"):
             train_tokenizer(source, TokenizerOptions(), output, num_workers=1, progress=Progress(quiet=True))
     assert sorted(path.name for path in corpus.iterdir()) == ["a.txt", "b.txt"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "is_refused"),
+    [
+        ("in/*.txt", "in/store.txt", True),
+        ("in/*.txt", "in/store", False),
+        ("in/*", "in/store", True),
+        ("in/*", "in/new/store", True),  # `in/new` would be matched, and all in it read
+        ("in/*", "in/.store", False),
+        ("in/a*", "in/store", False),
+        ("i?/[rs]*.txt", "in/store.txt", True),
+        ("**/*.txt", "in/store.txt", True),
+        ("in/**/*.txt", "in/x/y/store.txt", True),
+        ("in/**/*.txt", "store.txt", False),
+        ("linked/*.txt", "in/store.txt", True),
+        ("in/*.txt", "linked/store.txt", True),
+        ("../[b-z]*/in/*.txt", "in/store", False),
+    ],
+)
+def test_an_output_that_a_pattern_matches_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, name: str, is_refused: bool
+) -> None:
+    """What `find_files` reads once a file lies in the output says which these are."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("text")
+    (tmp_path / "linked").symlink_to(tmp_path / "in")
+    output = tmp_path / name
+    try:
+        check_apart([pattern], output)
+    except UsageError as error:
+        assert f"{name} is matched by --input {pattern}" in str(error)
+        was_refused = True
+    else:
+        was_refused = False
+    output.mkdir(parents=True)
+    (output / "tokens.txt").write_text("a store's")
+    try:
+        found = {file.path.resolve() for file in find_files((pattern,), "auto").files}
+    except UsageError:  # nothing matches
+        found = set()
+    assert was_refused == ((output / "tokens.txt").resolve() in found) == is_refused

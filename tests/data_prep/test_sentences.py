@@ -7,8 +7,17 @@ import sentencex
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_prep.arguments import make_parser
+from data_prep.choices import build_options
 from data_prep.options import SentenceMethod
-from data_prep.sentences import MAX_PARAGRAPH_CHARACTERS, has_rules, split_pieces, split_sentences
+from data_prep.sentences import (
+    MAX_PARAGRAPH_CHARACTERS,
+    has_rules,
+    language_code,
+    split_pieces,
+    split_sentences,
+)
+from pretrain.errors import UsageError
 
 
 def test_wrapped_sentences_are_joined() -> None:
@@ -86,3 +95,27 @@ def test_languages_with_rules_are_told_from_others() -> None:
     own = "am ar bg bn ca da de el en es fi fr gu hi hy it ja kk kn ml mr my nl pa pl pt ru sk ta te uk"
     assert [code for code in (own + " gl gsw ab als cs").split() if not has_rules(code)] == []
     assert [code for code in ("xx", "klingon", "sv", "EN", "") if has_rules(code)] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ("EN", "en"),
+        ("en_US", "en"),
+        ("de_AT", "de-at"),
+        ("de-LU", "de"),
+        (" De ", "de"),
+        ("pt_BR", "pt-br"),
+        ("sv_SE", "sv"),
+    ],
+)
+def test_a_language_has_one_code_however_it_is_written(given: str, code: str) -> None:
+    assert language_code(given) == code
+    arguments = make_parser().parse_args(["build", "--input", "a", "--output", "b", "--language", given])
+    assert build_options(arguments).language == code
+
+
+@pytest.mark.parametrize("given", ["", " ", "_US", "-"])
+def test_an_empty_language_is_refused(given: str) -> None:
+    with pytest.raises(UsageError, match=rf"--language '{given}' names no language; give a code"):
+        language_code(given)

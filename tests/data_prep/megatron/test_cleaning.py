@@ -74,7 +74,7 @@ def test_nothing_is_left() -> None:
 def test_an_end_of_document_beyond_the_vocabulary() -> None:
     cleaned = clean([[[6], [7, 21]], [[8, 21, 9, 21]]], eod_id=21)
     assert documents_of(cleaned) == [[[6], [7]], [[8, UNK, 9]]]
-    assert (cleaned.num_markers, cleaned.num_special_replaced) == (2, 1)
+    assert (cleaned.num_markers, cleaned.num_special_replaced, cleaned.num_eod) == (2, 1, 3)
 
 
 @pytest.mark.parametrize("token", [20, 21, -1, 70_000])

@@ -132,7 +132,7 @@ def test_a_failed_import_leaves_nothing_and_an_old_store_stays(tmp_path: Path, t
     bad = dataclasses.replace(good, prefixes=(*good.prefixes, str(tmp_path / "bad")))
     with pytest.raises(DataError, match=r"bad\.bin has the id 15"):
         import_megatron(bad, out / "store", QUIET, overwrite=False)
-    assert not list(out.iterdir())
+    assert not out.exists()
     import_megatron(good, out / "store", QUIET, overwrite=False)
     before = TokenStore.open(out / "store").fingerprint
     with pytest.raises(UsageError, match="is a token store already"):
@@ -141,6 +141,34 @@ def test_a_failed_import_leaves_nothing_and_an_old_store_stays(tmp_path: Path, t
         import_megatron(bad, out / "store", QUIET, overwrite=True)
     assert TokenStore.open(out / "store").fingerprint == before
     assert [path.name for path in out.iterdir()] == ["store"]
+
+
+@pytest.mark.parametrize(
+    ("eod_id", "note"),
+    [
+        (15, ""),
+        (SEP, "--eod-id 3 occurs nowhere in the datasets: if"),
+        (16, "--eod-id 16 occurs nowhere in the datasets and lies beyond the vocabulary of 15: if"),
+    ],
+)
+def test_an_end_of_document_that_occurs_nowhere_is_said(
+    tmp_path: Path, tokenizer: Path, eod_id: int, note: str
+) -> None:
+    end = 15 if eod_id == 15 else 2
+    write_dataset(tmp_path / "a", [[[5, 6], [7, end]], [[8, end]]])
+    options = MegatronOptions((str(tmp_path / "a"),), str(tokenizer), eod_id=eod_id)
+    notes = import_megatron(options, tmp_path / "store", QUIET, overwrite=False)["notes"]
+    assert [each.startswith(note) for each in notes if "--eod-id" in each] == ([True] if note else [])
+
+
+def test_an_end_of_document_that_no_file_can_hold_is_refused(tmp_path: Path, tokenizer: Path) -> None:
+    write_dataset(tmp_path / "a", made_up(3), "uint16")
+    write_dataset(tmp_path / "b", made_up(3), "int16")
+    prefixes = (str(tmp_path / "b"), str(tmp_path / "a"))
+    options = MegatronOptions(prefixes, str(tokenizer), eod_id=65_536)
+    with pytest.raises(UsageError, match="--eod-id is 65,536, and the ids of the datasets go up to 65,535 "):
+        import_megatron(options, tmp_path / "store", QUIET, overwrite=False)
+    assert not (tmp_path / "store").exists()
 
 
 def test_an_empty_dataset_makes_no_store(tmp_path: Path, tokenizer: Path) -> None:

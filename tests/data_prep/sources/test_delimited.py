@@ -64,8 +64,12 @@ def test_words_that_mean_missing_elsewhere_are_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("id,text\n1,one\n2,two, and more\n", r"a\.csv:3 has 3 fields where the first line has 2"),
-        ('id,text\n1,"two\nlines"\n2\n', r"a\.csv:4 has 1 fields where"),
+        (
+            "id,text\n1,one\n2,two, and more\n",
+            r"a\.csv:3 has 3 fields where the first line has 2 \('id', 'text'\), all cut at each comma;",
+        ),
+        ('id,text\n1,"two\nlines"\n2\n', r"a\.csv:4 has 1 field where"),
+        ("sep=^\nid^text\n", r"a\.csv: its first line, 'sep=\^', names what separates .* none of a comma, a"),
         ('id,text\n1,"never closed\n2,two\n', r"a\.csv:3 is not valid CSV \(unexpected end of data\)"),
         ('id,text\n1,"closed" here\n', r"a\.csv:2 is not valid CSV"),
         (
@@ -141,3 +145,75 @@ def test_a_file_cut_otherwise_than_the_first_is_named(tmp_path: Path) -> None:
         DataError, match=r"b\.csv has no column 'text'; .*cut at each semicolon, names 'id,text'"
     ):
         read_files(tmp_path)
+
+
+def test_a_comment_before_the_names_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(" \n\n# made by hand\nid,text\n")
+    with pytest.raises(
+        DataError, match=r"csv:4 has 2 fields .* has 1 \('# made by hand'\), all cut at each c"
+    ):
+        read_files(tmp_path)
+
+
+def test_lines_of_spaces_before_the_names_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("   \n \t \r\n\nid;text\n1;one\n\n2;two\n")
+    assert read_files(tmp_path)[0] == ["one", "two"]
+    (tmp_path / "a.csv").write_text("   \n\nid,text\n1\n")
+    with pytest.raises(DataError, match=r"a\.csv:4 has 1 field "):
+        read_files(tmp_path)
+
+
+@pytest.mark.parametrize("named", [None, "text"])
+@pytest.mark.parametrize(
+    ("line", "delimiter", "found"),
+    [("sep=;", ";", ";"), ('"sep=|"', "|", "|"), ("SEP=\t", "\t", "\t"), ("sep=,", ",", None)],
+)
+def test_a_first_line_may_name_the_delimiter(
+    tmp_path: Path, line: str, delimiter: str, found: str | None, named: str | None
+) -> None:
+    """As Excel writes it; the line says it for its file, whatever the first file has."""
+    rows = [("id", "text"), ("1", "one, two; three")]
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, delimiter=delimiter).writerows(rows)
+    (tmp_path / "a.csv").write_text(f"\N{ZERO WIDTH NO-BREAK SPACE}{line}\r\n{buffer.getvalue()}", newline="")
+    opened = open_files(InputOptions(paths=(str(tmp_path),), text_column=named))
+    assert opened.describe()["delimiter"] == found
+    assert read_files(tmp_path, text_column=named)[0] == ["one, two; three"]
+    (tmp_path / "0.csv").write_text("id,text\n1,zero\n")
+    assert read_files(tmp_path, text_column=named)[0] == ["zero", "one, two; three"]
+
+
+@pytest.mark.parametrize("named", [None, "text"])
+@pytest.mark.parametrize("on_bad_text", ["error", "skip", "replace"])
+@pytest.mark.parametrize("names", ["text", "id,text", '"id","text"'])
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        ("utf-16", r"a\.csv is not valid UTF-8 at byte 0 \(invalid start byte\); convert the file"),
+        ("utf-16-le", r"a\.csv has a NUL at byte 1, .*UTF-16 has; convert the file to UTF-8"),
+        ("utf-16-be", r"a\.csv has a NUL at byte 0, .*UTF-16 has; convert the file to UTF-8"),
+    ],
+)
+def test_a_file_in_utf16_is_refused(
+    tmp_path: Path, encoding: str, message: str, names: str, on_bad_text: str, named: str | None
+) -> None:
+    (tmp_path / "a.csv").write_text(f"{names}\nHello there, my friend\nGood bye\n", encoding=encoding)
+    with pytest.raises(DataError, match=message):
+        read_files(tmp_path, on_bad_text=on_bad_text, text_column=named)
+
+
+@pytest.mark.parametrize("on_bad_text", ["error", "skip", "replace"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xef\xbb\xbf \nn\xe4me,text\n1,x\n", "is not valid UTF-8 at byte 6 "),
+        (b'"two\nn\xe4mes",text\n1,x\n', "is not valid UTF-8 at byte 6 "),
+        (b"a\0,text\n1,x\n", "has a NUL at byte 1, in the names"),
+    ],
+)
+def test_names_that_are_no_utf8_are_refused_by_their_byte(
+    tmp_path: Path, content: bytes, message: str, on_bad_text: str
+) -> None:
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(DataError, match=rf"a\.csv {message}"):
+        read_files(tmp_path, on_bad_text=on_bad_text)

@@ -11,7 +11,7 @@ import pytest
 from data_prep.options import InputOptions
 from data_prep.sources import hub
 from data_prep.sources.hub import open_hub
-from pretrain.errors import DataError, PretrainError, UsageError
+from pretrain.errors import PretrainError, UsageError
 from tests.data_prep.sources.reading import read_corpus
 
 CARD = """---
@@ -59,8 +59,8 @@ def test_another_config_and_its_only_column_of_strings(repository: Path) -> None
     corpus = open_hub(options)
     assert corpus.describe()["text_column"] == "body"
     assert read_corpus(corpus, options)[0] == [f"line {number}" for number in range(5)]
-    with pytest.raises(DataError, match=r"shard 0 has no column 'text'; it has 'id', 'body'"):
-        list(open_hub(InputOptions(hub=str(repository), hub_config="lines", text_column="text")).chunks(0))
+    with pytest.raises(UsageError, match=r"^--hub .* has no column 'text'; it has 'id', 'body'"):
+        open_hub(InputOptions(hub=str(repository), hub_config="lines", text_column="text"))
 
 
 def test_the_sample_is_spread_over_shards(repository: Path) -> None:

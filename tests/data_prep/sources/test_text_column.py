@@ -123,3 +123,25 @@ def test_the_chosen_column_is_said(tmp_path: Path, name: str, capsys: pytest.Cap
         corpus = open_corpus(InputOptions(paths=(str(tmp_path),)), workers, Progress())
     assert "The text is that of the column 'body'." in capsys.readouterr().err
     assert corpus.describe()["text_column"] == "body"
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+def test_a_column_that_is_not_there_is_not_said(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "0.txt").write_text("plain")
+    write(tmp_path / name, {"id": 1, "body": "x"})
+    options = InputOptions(paths=(str(tmp_path),), text_column="corpus")
+    with Workers(1) as workers, pytest.raises(DataError, match=rf"{name}.* has no column 'corpus'"):
+        open_corpus(options, workers, Progress())
+    assert "The text is that" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_of_an_empty_file_no_column_is_said(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text(" \n")
+    with Workers(1) as workers:
+        open_corpus(InputOptions(paths=(str(tmp_path),)), workers, Progress())
+    assert "The text is that" not in capsys.readouterr().err

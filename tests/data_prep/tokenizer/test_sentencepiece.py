@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2 as messages
 
 from data_prep.tokenizer import StoreTokenizer, load_tokenizer, train_tokenizer
 from data_prep.tokenizer.words import count_words
@@ -158,6 +159,29 @@ def test_bytes_stand_for_unknown_characters_and_come_back(tmp_path: Path) -> Non
 def test_models_without_a_pipeline_are_refused(settings: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=said):
         load_tokenizer(make_model(tmp_path, **settings))
+
+
+def test_a_model_cut_between_two_fields_is_damaged(tmp_path: Path) -> None:
+    """Fields of a protocol buffer stand one after another, so that each such beginning parses."""
+    path = make_model(tmp_path)
+    proto = messages.ModelProto.FromString(path.read_bytes())
+    whole = proto.SerializeToString()
+    for name in ("denormalizer_spec", "normalizer_spec", "trainer_spec"):
+        proto.ClearField(name)
+        content = proto.SerializeToString()
+        assert whole.startswith(content)
+        path.write_bytes(content)
+        if name == "denormalizer_spec":
+            load_tokenizer(path)
+            continue
+        with pytest.raises(
+            UsageError, match=r"is not a sentencepiece model, or it is damaged: .* no normalizer_spec"
+        ):
+            load_tokenizer(path)
+    del proto.pieces[20:]
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(UsageError, match=r"it has no trainer_spec and no normalizer_spec, .* ends early"):
+        load_tokenizer(path)
 
 
 def test_what_sentencepiece_drops_with_its_line_is_kept() -> None:
