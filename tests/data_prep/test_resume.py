@@ -121,7 +121,7 @@ def test_killed_after_every_few_writes(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(StoreWriter, "add", add_and_die)
-    monkeypatch.setattr("data_prep.sources.corpus.CHUNK_BYTES", 20_000)
+    monkeypatch.setattr("data_prep.sources.corpus.CHUNK_BYTES", 60_000)
     positions = []
     for _ in range(200):
         try:

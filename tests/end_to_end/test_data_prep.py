@@ -174,7 +174,7 @@ def test_a_note_is_shown_once_and_a_short_build_has_no_rate(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "is_group"), [("SIGTERM", False), ("SIGINT", True), ("SIGTERM", True)])
+@pytest.mark.parametrize(("name", "is_group"), [("SIGTERM", False), ("SIGINT", True)])
 def test_a_signal_stops_a_build_with_a_sentence(tmp_path: Path, name: str, is_group: bool) -> None:
     """First while the tokenizer is trained, when there is nothing to keep, then while text is encoded."""
     (tmp_path / "a.txt").write_text("\n\n".join(LINES * 4_000))
