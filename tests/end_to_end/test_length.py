@@ -27,6 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "optimizer.base_batch=16",
         "data.packing=true",
         "train.global_batch=64",
+        "data.short_sample_probability=1.0",
     )
     cases = [
         case("tokens", *by_tokens),
