@@ -12,7 +12,7 @@ from pretrain.data.loader import Loader, Position, StepBatches
 from pretrain.errors import PretrainError, StoppedBySignal
 from pretrain.evaluate import Evaluator
 from pretrain.metrics import MetricsWriter, StepRecord, Terminal
-from pretrain.optim import Schedule
+from pretrain.optim import Progress, RunLength, Schedule
 from pretrain.rng import key
 from pretrain.signals import StopRequest
 
@@ -21,7 +21,7 @@ from pretrain.signals import StopRequest
 class LoopOptions:
     """When things are due; `stop_at_step` ends the process early, to be started again."""
 
-    total_steps: int
+    length: RunLength
     stop_at_step: int | None
     eval_every: int
     checkpoint_every: int
@@ -31,8 +31,8 @@ class LoopOptions:
     peak_flops: float | None  # of all devices together, per second
 
     def is_due(self, every: int, step: int) -> bool:
-        """Every so many steps, and not at the end, which has its own."""
-        return every > 0 and step % every == 0 and step < self.total_steps
+        """Every so many steps."""
+        return every > 0 and step % every == 0
 
 
 @dataclass(frozen=True)
@@ -44,41 +44,44 @@ class Loop:
     backend: Backend
     schedule: Schedule
     evaluator: Evaluator | None
-    save: Callable[[int, Position], object]  # (finished steps, first row of the next step)
+    save: Callable[[Progress, Position], object]  # (what is done, first row of the next step)
     step_flops: Callable[[StepBatches], float]
     writer: MetricsWriter | None  # on rank 0
     terminal: Terminal
     stop: StopRequest
 
-    def run(self, finished_steps: int) -> None:
-        """Trains from `finished_steps` to the last step; collective.
+    def run(self, start: Progress) -> Progress:
+        """Trains from `start` until a limit of the run is reached, saves, and says how far that is; collective.
 
         Raises:
             StoppedBySignal: asked to stop by a signal or by `stop_at_step`; the state is saved.
             PretrainError: the gradient is not finite; nothing was updated by it.
         """
-        self.terminal.begin(finished_steps, self.options.total_steps)
-        for step in range(finished_steps + 1, self.options.total_steps + 1):
-            started = perf_counter()
+        length, done, began = self.options.length, start, perf_counter() - start.seconds
+        self.terminal.begin(start.steps, length.expected_steps(start))
+        while length.reached(done) is None:
+            started, step = perf_counter(), done.steps + 1
             batches = next(self.loader)
             sums = self._accumulate(batches, step)
-            result = self.backend.step(lr := self.schedule(step - 1))
-            totals, asked_to_stop = self._totals(sums)
+            result = self.backend.step(lr := self.schedule(step - 1, length.share(done)))
+            totals, asked_to_stop, seconds = self._totals(sums, perf_counter() - began)
+            done = Progress(step, done.tokens + batches.num_tokens, seconds)
             record = self._record(step, batches, totals, lr, result, perf_counter() - started)
-            self._report(record, batches.sample_names)
+            last = length.reached(done) is not None
+            self._report(record, batches.sample_names, step if last else length.expected_steps(done))
             if result.skipped:
                 raise self._not_finite(record)
-            if self.options.is_due(self.options.eval_every, step):
+            if not last and self.options.is_due(self.options.eval_every, step):
                 self._evaluate(step)
             leaving = asked_to_stop or step == self.options.stop_at_step
-            last = step == self.options.total_steps
             if leaving or last or self.options.is_due(self.options.checkpoint_every, step):
-                self.save(step, batches.next_cursor)
+                self.save(done, batches.next_cursor)
             if leaving and not last:
                 reason = self.stop.signal_name or ("a signal" if asked_to_stop else "train.stop_at_step")
                 raise StoppedBySignal(
                     f"Stopped by {reason} after step {step}, saved; start again to continue."
                 )
+        return done
 
     def _accumulate(self, batches: StepBatches, step: int) -> torch.Tensor:
         """Forward and backward of all micro-batches; this rank's loss sums, [2]."""
@@ -90,13 +93,14 @@ class Loop:
             sums += self.backend.train_micro_batch(batch.to(self.options.device), weights, last=last)
         return sums
 
-    def _totals(self, sums: torch.Tensor) -> tuple[list[float], bool]:
-        """Loss sums over all ranks, and whether any rank was asked to stop, in one all-reduce."""
-        asked = sums.new_tensor([float(self.stop.signal_name is not None)])
-        table = torch.cat([sums, asked]).double()
+    def _totals(self, sums: torch.Tensor, seconds: float) -> tuple[list[float], bool, float]:
+        """Loss sums over all ranks, whether any rank was asked to stop, and the mean of their clocks, so that they
+        agree on when the time is over; in one all-reduce."""
+        own = sums.new_tensor([float(self.stop.signal_name is not None), seconds], dtype=torch.float64)
+        table = torch.cat([sums.double(), own])
         dist.all_reduce(table)
-        mlm_sum, nsp_sum, votes = table.tolist()
-        return [mlm_sum, nsp_sum], votes > 0
+        mlm_sum, nsp_sum, votes, all_seconds = table.tolist()
+        return [mlm_sum, nsp_sum], votes > 0, all_seconds / dist.get_world_size()
 
     def _record(
         self,
@@ -127,9 +131,9 @@ class Loop:
             mfu=None if peak is None else self.step_flops(batches) / seconds / peak,
         )
 
-    def _report(self, record: StepRecord, sample_names: Sequence[str]) -> None:
-        seconds_left = (self.options.total_steps - record.step) * record.seconds
-        self.terminal.step(record, self.options.total_steps, seconds_left)
+    def _report(self, record: StepRecord, sample_names: Sequence[str], total_steps: int) -> None:
+        seconds_left = (total_steps - record.step) * record.seconds
+        self.terminal.step(record, total_steps, seconds_left)
         if self.writer is not None:
             self.writer.step(record)
             if sample_names:

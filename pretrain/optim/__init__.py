@@ -1,9 +1,23 @@
-"""Optimizers over shards: LAMB and AdamW that stay exact however the weights are cut."""
+"""Optimizers over shards: LAMB, AdamW and SGD that stay exact however the weights are cut; rates and lengths."""
 
 from pretrain.optim.adamw import AdamWOptions
 from pretrain.optim.decay import decay_of
 from pretrain.optim.lamb import LambOptions
+from pretrain.optim.length import Progress, RunLength
+from pretrain.optim.scaling import scaled_lr
 from pretrain.optim.schedule import Schedule
-from pretrain.optim.sharded import ShardedOptimizer
+from pretrain.optim.sgd import SgdOptions
+from pretrain.optim.sharded import Rule, ShardedOptimizer
 
-__all__ = ["AdamWOptions", "LambOptions", "Schedule", "ShardedOptimizer", "decay_of"]
+__all__ = [
+    "AdamWOptions",
+    "LambOptions",
+    "Progress",
+    "Rule",
+    "RunLength",
+    "Schedule",
+    "SgdOptions",
+    "ShardedOptimizer",
+    "decay_of",
+    "scaled_lr",
+]

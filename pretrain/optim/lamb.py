@@ -31,6 +31,7 @@ class LambOptions(AdamOptions):
     trust_without_decay: bool = True
     min_trust: float = 0.0
     max_trust: float = inf
+    trust_1d: bool = True  # False: biases and normalization weights take Adam's own step
 
     @classmethod
     def variant(cls, name: LambVariant, *, beta1: float, beta2: float, eps: float) -> "LambOptions":
@@ -57,7 +58,8 @@ class LambOptions(AdamOptions):
         weight_norm, update_norm = layout.sum_over_group(squares).sqrt()
         rates = (self.trust_ratios(weight_norm, update_norm) * lr).float()
         for weight, update, piece, decay in zip(local.weights, updates, slices, local.decays, strict=True):
-            if decay or self.trust_without_decay:
+            info = layout.parameters[piece.parameter]
+            if (decay or self.trust_without_decay) and (self.trust_1d or len(info.shape) >= 2):
                 weight.addcmul_(update, rates[piece.parameter], value=-1)
             else:
                 weight.add_(update, alpha=-lr)

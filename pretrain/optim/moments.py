@@ -1,5 +1,6 @@
 """Adam's part of a step, shared by LAMB and AdamW: the moments and the direction they give."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
 
@@ -17,18 +18,33 @@ class AdamOptions:
     eps: float = 1e-6
     bias_correction: bool = True
 
+    @property
+    def moment_kinds(self) -> tuple[str, ...]:
+        """The tensors kept for each shard: what a checkpoint holds besides the master weights."""
+        return ("exp_avg", "exp_avg_sq")
+
 
 @dataclass(frozen=True)
 class LocalSlices:
-    """What one step updates on this rank: for each slice a 1-D float32 view of each kind, and its decay."""
+    """What one step updates on this rank: for each slice a 1-D float32 view of each kind, and its decay.
+
+    `moments`: the views by the kinds that the rule keeps.
+    """
 
     layout: ShardLayout
     slices: list[Slice]
     weights: list[torch.Tensor]
     gradients: list[torch.Tensor]
-    exp_avg: list[torch.Tensor]
-    exp_avg_sq: list[torch.Tensor]
+    moments: Mapping[str, list[torch.Tensor]]
     decays: list[float]
+
+    @property
+    def exp_avg(self) -> list[torch.Tensor]:
+        return self.moments["exp_avg"]
+
+    @property
+    def exp_avg_sq(self) -> list[torch.Tensor]:
+        return self.moments["exp_avg_sq"]
 
 
 def adam_directions(local: LocalSlices, options: AdamOptions, step: int) -> list[torch.Tensor]:

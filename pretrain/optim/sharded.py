@@ -15,7 +15,10 @@ from pretrain.optim.adamw import AdamWOptions
 from pretrain.optim.decay import decay_of
 from pretrain.optim.lamb import LambOptions
 from pretrain.optim.moments import LocalSlices
+from pretrain.optim.sgd import SgdOptions
 from pretrain.sharding import Shard, ShardLayout
+
+Rule = LambOptions | AdamWOptions | SgdOptions
 
 
 @dataclass
@@ -28,7 +31,7 @@ class _Pending:
 
 
 class ShardedOptimizer(torch.optim.Optimizer):
-    """LAMB or AdamW over the slices of a `ShardLayout`, with clipping by the one global gradient norm.
+    """LAMB, AdamW or SGD over the slices of a `ShardLayout`, with clipping by the one global gradient norm.
 
     There is one parameter group only, because ZeRO calls `step()` once per group: weight decay and its
     exclusions belong to a slice. Moments are float32, shaped like the shard they belong to.
@@ -37,14 +40,16 @@ class ShardedOptimizer(torch.optim.Optimizer):
     def __init__(
         self,
         parameters: Iterable[torch.nn.Parameter],
-        rule: LambOptions | AdamWOptions,
+        rule: Rule,
         *,
         weight_decay: float,
         max_grad_norm: float,
+        decay_1d: bool = False,
     ) -> None:
         super().__init__(list(parameters), {"lr": 0.0})
         self.rule = rule
         self.weight_decay = weight_decay
+        self.decay_1d = decay_1d
         self.max_grad_norm = max_grad_norm  # 0 = no clipping
         self.applied_steps = 0
         self._layout: ShardLayout | None = None
@@ -61,11 +66,11 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self._layout = layout
         for shard in layout.shards:
             state = self.state[shard.tensor]
-            for kind in ("exp_avg", "exp_avg_sq"):
+            for kind in self.rule.moment_kinds:
                 state[kind] = torch.zeros_like(shard.tensor, memory_format=torch.preserve_format).detach()
 
     def moments(self, kind: str) -> list[torch.Tensor]:
-        """The tensors of one kind (`exp_avg` or `exp_avg_sq`), one for each shard."""
+        """The tensors of one of the rule's kinds, one for each shard."""
         return [self.state[shard.tensor][kind] for shard in self.layout.shards]
 
     def begin(self, lr: float, grad_norm: torch.Tensor | None = None) -> None:
@@ -100,9 +105,14 @@ class ShardedOptimizer(torch.optim.Optimizer):
             slices=slices,
             weights=self._views(shards, [shard.tensor for shard in shards]),
             gradients=gradients,
-            exp_avg=self._views(shards, [self.state[shard.tensor]["exp_avg"] for shard in shards]),
-            exp_avg_sq=self._views(shards, [self.state[shard.tensor]["exp_avg_sq"] for shard in shards]),
-            decays=[decay_of(self.layout.parameters[piece.parameter], self.weight_decay) for piece in slices],
+            moments={
+                kind: self._views(shards, [self.state[shard.tensor][kind] for shard in shards])
+                for kind in self.rule.moment_kinds
+            },
+            decays=[
+                decay_of(self.layout.parameters[piece.parameter], self.weight_decay, self.decay_1d)
+                for piece in slices
+            ],
         )
         self.rule.apply(local, pending.lr, self.applied_steps + 1)
 

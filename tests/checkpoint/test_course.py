@@ -1,10 +1,12 @@
 """Which data a run may go on with: the same store or blend, wherever it lies now."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from pretrain.checkpoint import RunState, SavedStore, check_same_course
+from pretrain.checkpoint import RunState, SavedStore, check_same_course, recipe_changes
+from pretrain.config import Recipe
 from pretrain.errors import DataError, PretrainError, UsageError
 from tests.checkpoint.saved import state_at
 
@@ -71,3 +73,18 @@ def test_an_option_that_came_later_had_its_default_before() -> None:
 def test_weights_of_any_size_go_through_json() -> None:
     large = state(ONE.model_copy(update={"weight": 10**30 + 1}), TWO)
     assert RunState.model_validate_json(large.model_dump_json()) == large
+
+
+def test_a_recipe_key_that_came_later_is_no_change() -> None:
+    now = Recipe().model_dump()
+    old = json.loads(json.dumps(now))
+    del old["train"]["label_smoothing"], old["schedule"], old["seed"]
+    assert recipe_changes(old, now) == []
+    changed = Recipe.model_validate({"train": {"label_smoothing": 0.1}}).model_dump()
+    assert recipe_changes(old, changed) == ["train.label_smoothing: 0.0 -> 0.1"]
+
+
+def test_a_checkpoint_from_before_tokens_were_counted_is_read() -> None:
+    content = state().model_dump()
+    del content["tokens"], content["seconds"]
+    assert RunState.model_validate(content) == state()

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from pretrain.checkpoint import load_checkpoint
 from pretrain.checkpoint.manifest import sha256_of
 from pretrain.errors import DataError, UsageError
-from pretrain.optim import ShardedOptimizer
+from pretrain.optim import SgdOptions, ShardedOptimizer
 from tests.checkpoint.saved import CUT, WHOLE, contents, edit_manifest, make_optimizer, manifest_of, save
 
 pytestmark = pytest.mark.usefixtures("one_rank")
@@ -38,6 +38,26 @@ def test_any_cut_into_any_other(tmp_path: Path, saved: Any, shards: Any) -> None
         assert torch.equal(contents(ours)[name], values), name
     assert ours.applied_steps == 100
     assert torch.equal(ours.layout.shards[0].tensor[-1], padding)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_kinds_are_those_of_the_rule(tmp_path: Path, momentum: float) -> None:
+    ours, theirs = (
+        make_optimizer(*cut, seed=seed, rule=SgdOptions(momentum)) for cut, seed in ((WHOLE, 9), (CUT, 0))
+    )
+    saved = save(tmp_path, 5, theirs)
+    kinds = ["master", "momentum_buffer"] if momentum else ["master"]
+    assert manifest_of(saved)["kinds"] == kinds
+    assert {key.partition(":")[0] for key in load_file(saved / FILE)} == set(kinds)
+    load_checkpoint(saved, ours, 0, 1)
+    for name, values in contents(theirs).items():
+        assert torch.equal(contents(ours)[name], values), name
+
+
+def test_moments_of_another_rule(checkpoint: Path) -> None:
+    other = make_optimizer(*WHOLE, rule=SgdOptions(0.9))
+    with pytest.raises(DataError, match=r"holds no momentum_buffer, .* \(optimizer.name\)"):
+        load_checkpoint(checkpoint, other, 0, 1)
 
 
 def test_flipped_bit(checkpoint: Path) -> None:

@@ -113,14 +113,32 @@ def test_what_is_not_carried_is_refused_by_its_name_with_advice(read: Read, key:
             "\"communication_data_type\" is 'bf16': input should be 'fp32'",
         ),
         ({"data_types": {"grad_accum_dtype": "bf16"}}, '"data_types.grad_accum_dtype"'),
-        ({"optimizer": {"type": "SGD"}}, "'Lamb', 'FusedLamb', 'Adam' or 'AdamW'"),
+        ({"optimizer": {"type": "Muon"}}, "'Lamb', 'FusedLamb', 'Adam', 'AdamW' or 'SGD'"),
         ({"optimizer": {"type": "Adam", "params": {"lr": "x"}}}, "\"optimizer.params.lr\" is 'x'"),
         ({"optimizer": {"type": "Adam", "params": {"betas": [0.9]}}}, "betas has 1 entries, not 2"),
         ({"optimizer": {"type": "Adam", "params": {"betas": [0.9, 2.0]}}}, "input should be less than 1"),
         ({"optimizer": {"type": "Adam", "params": {"adam_w_mode": False}}}, "optimizer.params.adam_w_mode"),
-        ({"scheduler": {"type": "WarmupLR"}}, "input should be 'WarmupDecayLR'"),
+        (
+            {"scheduler": {"type": "StepLR"}},
+            "input should be 'WarmupLR', 'WarmupDecayLR' or 'WarmupCosineLR'",
+        ),
+        ({"scheduler": {"type": "OneCycle", "params": {"cycle_min_lr": 1}}}, "it cycles rate and momentum"),
+        ({"scheduler": {"type": "LRRangeTest"}}, "a range test is no training; leave the block out"),
+        (
+            {"scheduler": {"type": "WarmupLR", "params": {"total_num_steps": 9}}},
+            "no parameter total_num_steps",
+        ),
+        (
+            {"scheduler": {"type": "WarmupDecayLR", "params": {"cos_min_ratio": 0}}},
+            "no parameter cos_min_ratio",
+        ),
+        (
+            {"scheduler": {"type": "WarmupCosineLR", "params": {"warmup_max_lr": 1}}},
+            "no parameter warmup_max_lr",
+        ),
+        ({"scheduler": {"type": "WarmupCosineLR", "params": {"warmup_min_ratio": 0.1}}}, "warmup_min_ratio"),
         ({"scheduler": {"type": "WarmupDecayLR", "params": {"warmup_min_lr": 0.1}}}, "warmup_min_lr"),
-        ({"scheduler": {"type": "WarmupDecayLR", "params": {"warmup_type": "log"}}}, "warmup_type"),
+        ({"scheduler": {"type": "WarmupDecayLR", "params": {"warmup_type": "exp"}}}, "warmup_type"),
     ],
 )
 def test_a_wrong_type_or_value_names_file_key_and_value(

@@ -26,7 +26,7 @@ from pretrain.data.store import TokenStore
 from pretrain.loop import Loop, LoopOptions
 from pretrain.metrics import StepRecord, Terminal
 from pretrain.model import ModelOptions, PretrainingModel, build_model
-from pretrain.optim import Schedule
+from pretrain.optim import Progress, RunLength, Schedule
 from pretrain.signals import StopRequest
 
 STEPS, WARMUP_STEPS, PEAK_LR = 20, 5, 0.02
@@ -160,7 +160,7 @@ def train_course(backend: Backend, store: TokenStore) -> Course:
     stream = row_stream(store, "train", SAMPLING, SEED)
     recorder: Any = _Recorder()
     options = LoopOptions(
-        total_steps=STEPS,
+        length=RunLength(STEPS, STEPS),
         stop_at_step=None,
         eval_every=0,
         checkpoint_every=0,
@@ -176,12 +176,12 @@ def train_course(backend: Backend, store: TokenStore) -> Course:
             backend,
             Schedule("linear", PEAK_LR, STEPS, WARMUP_STEPS),
             None,
-            lambda step, cursor: None,
+            lambda done, cursor: None,
             lambda batches: 0.0,
             recorder,
             Terminal(False, 1),
             StopRequest(),
-        ).run(0)
+        ).run(Progress())
     records = recorder.records
     return Course([r.loss for r in records], [r.grad_norm for r in records], local_weights(backend))
 

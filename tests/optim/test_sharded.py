@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from pretrain.optim import AdamWOptions, LambOptions
+from pretrain.optim import AdamWOptions, LambOptions, Rule, SgdOptions
 from pretrain.sharding import ShardLayout
 from tests.optim.cuts import (
     PARAMETERS,
@@ -19,12 +19,22 @@ from tests.optim.cuts import (
 from tests.worlds import run_ranks
 
 LR, MAX_GRAD_NORM, STEPS = 0.02, 30.0, 6
-RULES = (LambOptions(), LambOptions(trust_without_decay=False), AdamWOptions())
+RULES: tuple[Rule, ...] = (
+    LambOptions(),
+    LambOptions(trust_without_decay=False),
+    AdamWOptions(),
+    SgdOptions(0.9, nesterov=True),
+)
 # Inside a row, at a row's end, next to a parameter's last element, and one that leaves a shard of one element.
 CUTS = ((700,), (41,), (TOTAL - 1,), (1352, 1353, 1354, 1400))
 
 
-def start(layout: ShardLayout, rule: LambOptions | AdamWOptions) -> Bound:
+def rounding(rule: Rule) -> float:
+    """Of a weight. SGD's steps are of the gradient's size, not the rate's, and cancel."""
+    return 1e-7 if isinstance(rule, SgdOptions) else 1e-8
+
+
+def start(layout: ShardLayout, rule: Rule) -> Bound:
     bound = bind(layout, rule, max_grad_norm=MAX_GRAD_NORM)
     bound.scatter(draw(0, 0.1), "weight")
     return bound
@@ -37,22 +47,20 @@ def trained(bound: Bound) -> list[float]:
 
 @pytest.mark.parametrize("padding", [0, 3])
 @pytest.mark.parametrize("cuts", CUTS, ids=str)
-@pytest.mark.parametrize("rule", RULES, ids=["lamb", "lamb-nvidia", "adamw"])
-def test_cut_and_padding_do_not_show(
-    rule: LambOptions | AdamWOptions, cuts: tuple[int, ...], padding: int
-) -> None:
+@pytest.mark.parametrize("rule", RULES, ids=["lamb", "lamb-nvidia", "adamw", "sgd"])
+def test_cut_and_padding_do_not_show(rule: Rule, cuts: tuple[int, ...], padding: int) -> None:
     whole, cut = start(whole_layout(), rule), start(cut_layout(cuts, padding), rule)
     norms = trained(whole)
     assert min(norms) < MAX_GRAD_NORM < max(norms)
     assert trained(cut) == pytest.approx(norms, rel=1e-6)
-    for kind in ("exp_avg", "exp_avg_sq"):
+    for kind in rule.moment_kinds:
         pairs = zip(
             cut.gather(cut.optimizer.moments(kind)), whole.gather(whole.optimizer.moments(kind)), strict=True
         )
         for ours, theirs in pairs:
-            torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=1e-7)
+            torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=10 * rounding(rule))
     for ours, theirs in zip(cut.gather(), whole.gather(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=1e-8)
+        torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=rounding(rule))
 
 
 def test_reported_norm_is_that_before_clipping() -> None:
@@ -111,6 +119,14 @@ def test_weight_decay_leaves_vectors_alone() -> None:
         torch.testing.assert_close(found, weight * (0.875 if len(info.shape) == 2 else 1.0))
 
 
+def test_weight_decay_of_vectors_on_request() -> None:
+    bound, before = bind(whole_layout(), AdamWOptions(), weight_decay=0.25, decay_1d=True), draw(0)
+    bound.scatter(before, "weight")
+    bound.step([torch.zeros_like(weight) for weight in before], 0.5)
+    for found, weight in zip(bound.gather(), before, strict=True):
+        torch.testing.assert_close(found, weight * 0.875)
+
+
 def test_an_engine_that_steps_otherwise_is_found_out() -> None:
     bound = start(cut_layout((700,)), LambOptions())
     with pytest.raises(RuntimeError, match="outside begin"):
@@ -126,9 +142,7 @@ def test_an_engine_that_steps_otherwise_is_found_out() -> None:
         bound.optimizer.finish()
 
 
-def pieces_of_rank(
-    cuts: tuple[int, ...], rule: LambOptions | AdamWOptions
-) -> tuple[list[float], list[torch.Tensor]]:
+def pieces_of_rank(cuts: tuple[int, ...], rule: Rule) -> tuple[list[float], list[torch.Tensor]]:
     ends = (0, *cuts, TOTAL)
     rank = dist.get_rank()
     shard = flat_shard(ends[rank], ends[rank + 1], 1)
@@ -144,9 +158,10 @@ def every_cut() -> list[tuple[list[float], list[torch.Tensor]]]:
 def test_two_ranks_step_as_one() -> None:
     found = run_ranks(every_cut, 2)
     for case, (one, other) in enumerate(zip(*found, strict=True)):
-        whole = start(whole_layout(), RULES[case // 3])
+        rule = RULES[case // 3]
+        whole = start(whole_layout(), rule)
         assert one[0] == other[0] == pytest.approx(trained(whole), rel=1e-6)
         for index, theirs in enumerate(whole.gather()):
             pieces = torch.stack([one[1][index], other[1][index]])
             assert (pieces.isnan().sum(0) == 1).all()
-            torch.testing.assert_close(pieces.nansum(0), theirs, rtol=2e-6, atol=1e-8)
+            torch.testing.assert_close(pieces.nansum(0), theirs, rtol=2e-6, atol=rounding(rule))
