@@ -24,6 +24,7 @@ class _Pending:
 
     lr: float
     grad_norm: torch.Tensor | None
+    grad_scale: float
     stepped: set[int] = field(default_factory=set)
 
 
@@ -68,9 +69,14 @@ class ShardedOptimizer(torch.optim.Optimizer):
         """The tensors of one kind (`exp_avg` or `exp_avg_sq`), one for each shard."""
         return [self.state[shard.tensor][kind] for shard in self.layout.shards]
 
-    def begin(self, lr: float, grad_norm: torch.Tensor | None = None) -> None:
-        """Opens a step. Without `grad_norm` it is taken from the gradients that the first `step()` finds."""
-        self._pending = _Pending(lr, grad_norm)
+    def begin(self, lr: float, grad_norm: torch.Tensor | None = None, grad_scale: float = 1.0) -> None:
+        """Opens a step. Without `grad_norm` it is taken from the gradients that the first `step()` finds.
+
+        The gradients, and `grad_norm`, are `grad_scale` times what they stand for; norm, clipping and moments
+        get them divided by it, in float32.
+        """
+        norm = None if grad_norm is None else grad_norm / grad_scale
+        self._pending = _Pending(lr, norm, grad_scale)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -87,6 +93,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
         shards = [shard for _, shard in ready]
         slices = [piece for shard in shards for piece in shard.slices]
         gradients = self._views(shards, [_gradient_of(shard) for shard in shards])
+        if pending.grad_scale != 1.0 and gradients:
+            torch._foreach_mul_(gradients, 1.0 / pending.grad_scale)
         if pending.grad_norm is None:
             if len(ready) != len(self.layout.shards):
                 raise RuntimeError("The gradient norm needs the gradients of all shards at once.")
