@@ -29,6 +29,7 @@ class LoopOptions:
     rank: int
     device: torch.device
     peak_flops: float | None  # of all devices together, per second
+    max_skipped_steps: int = 0  # in a row at the lowest loss scale; 0: none may be skipped
 
     def is_due(self, every: int, step: int) -> bool:
         """Every so many steps, and not at the end, which has its own."""
@@ -55,18 +56,19 @@ class Loop:
 
         Raises:
             StoppedBySignal: asked to stop by a signal or by `stop_at_step`; the state is saved.
-            PretrainError: the gradient is not finite; nothing was updated by it.
+            PretrainError: the gradient is not finite, nothing was updated by it, and no lower loss scale can help.
         """
         self.terminal.begin(finished_steps, self.options.total_steps)
         for step in range(finished_steps + 1, self.options.total_steps + 1):
             started = perf_counter()
             batches = next(self.loader)
             sums = self._accumulate(batches, step)
-            result = self.backend.step(lr := self.schedule(step - 1))
+            # A step that was skipped leaves the learning rate where it was.
+            result = self.backend.step(lr := self.schedule(self.backend.optimizer.applied_steps))
             totals, asked_to_stop = self._totals(sums)
             record = self._record(step, batches, totals, lr, result, perf_counter() - started)
             self._report(record, batches.sample_names)
-            if result.skipped:
+            if result.skipped and result.lost_steps >= self.options.max_skipped_steps:
                 raise self._not_finite(record)
             if self.options.is_due(self.options.eval_every, step):
                 self._evaluate(step)
@@ -143,6 +145,13 @@ class Loop:
                 self.writer.evaluation(record)
 
     def _not_finite(self, record: StepRecord) -> PretrainError:
+        if self.options.max_skipped_steps > 0:
+            return PretrainError(
+                f"{self.options.max_skipped_steps} steps in a row up to step {record.step} were skipped (loss "
+                f"{record.loss}, cursor {record.cursor}) at loss scale {record.loss_scale:g}, the lowest that the "
+                "ds_config's fp16 block allows: lower optimizer.lr or fp16.min_loss_scale, or use bf16 or fp32, and "
+                "start again from the last checkpoint."
+            )
         return PretrainError(
             f"The gradient norm of step {record.step} is {record.grad_norm} (loss {record.loss}, cursor "
             f"{record.cursor}) and nothing was updated: lower optimizer.lr or lengthen schedule.warmup, and start "

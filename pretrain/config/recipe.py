@@ -79,6 +79,7 @@ class Train(Section):
     micro_batch: PositiveInt | Literal["auto"] = "auto"
     activation_checkpointing: Literal["none", "full"] | PositiveInt = "none"
     stop_at_step: PositiveInt | None = None  # save and end with exit code 75 there, to be started again
+    max_skipped_steps: PositiveInt = 20  # fp16: so many in a row at the lowest loss scale end the run
 
 
 class Optimizer(Section):
