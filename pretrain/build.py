@@ -59,12 +59,25 @@ def engine_options(request: Request) -> EngineOptions:
     """Precision and batch cut of this run. Raises UsageError where they cannot be honoured."""
     config = request.config
     micro_batch, accumulation = batch_cut(config, request.place.world_size)
-    enabled = config.engine.bf16.enabled
-    bf16 = comm.has_fast_bf16(request.device) if enabled == "auto" else enabled
-    precision: Precision = "bf16" if bf16 else "fp32"
+    precision = _precision(request)
     return EngineOptions(
         config.engine, precision, micro_batch, accumulation, request.place.world_size, request.device
     )
+
+
+def _precision(request: Request) -> Precision:
+    """What the ds_config says; bf16 is "auto" only where fp16 is not asked for."""
+    engine, device = request.config.engine, request.device
+    if engine.fp16.enabled is True:
+        if request.backend == "deepspeed" and not comm.has_native_fp16(device):
+            raise UsageError(
+                f"fp16.enabled is true in the ds_config, but DeepSpeed refuses fp16 on this {device.type} device, "
+                "which has no fp16 arithmetic: use bf16 or fp32 there, or --backend fsdp."
+            )
+        return "fp16"
+    enabled = engine.bf16.enabled
+    bf16 = comm.has_fast_bf16(device) if enabled == "auto" else enabled
+    return "bf16" if bf16 else "fp32"
 
 
 def sampling_options(recipe: Recipe) -> SamplingOptions:

@@ -29,6 +29,7 @@ class LoopOptions:
     rank: int
     device: torch.device
     peak_flops: float | None  # of all devices together, per second
+    max_skipped_steps: int = 0  # in a row at the lowest loss scale; 0: none may be skipped
 
     def is_due(self, every: int, step: int) -> bool:
         """Every so many steps."""
@@ -55,7 +56,7 @@ class Loop:
 
         Raises:
             StoppedBySignal: asked to stop by a signal or by `stop_at_step`; the state is saved.
-            PretrainError: the gradient is not finite; nothing was updated by it.
+            PretrainError: the gradient is not finite, nothing was updated by it, and no lower loss scale can help.
         """
         length, done, began = self.options.length, start, perf_counter() - start.seconds
         self.terminal.begin(start.steps, length.expected_steps(start))
@@ -63,13 +64,15 @@ class Loop:
             started, step = perf_counter(), done.steps + 1
             batches = next(self.loader)
             sums = self._accumulate(batches, step)
-            result = self.backend.step(lr := self.schedule(step - 1, length.share(done)))
+            # A step that was skipped leaves the learning rate where it was.
+            applied = self.backend.optimizer.applied_steps
+            result = self.backend.step(lr := self.schedule(applied, length.share(done)))
             totals, asked_to_stop, seconds = self._totals(sums, perf_counter() - began)
             done = Progress(step, done.tokens + batches.num_tokens, seconds)
             record = self._record(step, batches, totals, lr, result, perf_counter() - started)
             last = length.reached(done) is not None
             self._report(record, batches.sample_names, step if last else length.expected_steps(done))
-            if result.skipped:
+            if result.skipped and result.lost_steps >= self.options.max_skipped_steps:
                 raise self._not_finite(record)
             if not last and self.options.is_due(self.options.eval_every, step):
                 self._evaluate(step)
@@ -147,6 +150,13 @@ class Loop:
                 self.writer.evaluation(record)
 
     def _not_finite(self, record: StepRecord) -> PretrainError:
+        if self.options.max_skipped_steps > 0:
+            return PretrainError(
+                f"{self.options.max_skipped_steps} steps in a row up to step {record.step} were skipped (loss "
+                f"{record.loss}, cursor {record.cursor}) at loss scale {record.loss_scale:g}, the lowest that the "
+                "ds_config's fp16 block allows: lower optimizer.lr or fp16.min_loss_scale, or use bf16 or fp32, and "
+                "start again from the last checkpoint."
+            )
         return PretrainError(
             f"The gradient norm of step {record.step} is {record.grad_norm} (loss {record.loss}, cursor "
             f"{record.cursor}) and nothing was updated: lower optimizer.lr or lengthen schedule.warmup, and start "

@@ -28,7 +28,15 @@ from pretrain.signals import StopRequest
 
 # Parts of a recipe that change when things are written, and no result. Of the stores it says where they lie; that
 # they and their shares are the same is checked by their fingerprints.
-NOT_OF_THE_COURSE = ("train.stop_at_step", "eval.", "checkpoint.", "log.", "data.store", "data.blend")
+NOT_OF_THE_COURSE = (
+    "train.stop_at_step",
+    "train.max_skipped_steps",
+    "eval.",
+    "checkpoint.",
+    "log.",
+    "data.store",
+    "data.blend",
+)
 
 
 def train(request: Request, stop: StopRequest) -> None:
@@ -88,9 +96,13 @@ class Run:
         checkpoint.check_same_course(path, saved, self.initial, self.length.steps)
         checkpoint.load_checkpoint(path, self.backend.optimizer, place.rank, place.world_size)
         self.backend.refresh_weights()
+        self.backend.loss_scaler.restore(saved.loss_scale)
         changes = checkpoint.recipe_changes(saved.run_config["recipe"], self.initial.run_config["recipe"])
+        if saved.written_by.get("precision") == self.engine.precision == "fp16":
+            before, after = (each.run_config["ds_config"]["fp16"] for each in (saved, self.initial))
+            changes += checkpoint.differences(before, after, "fp16.")
         same_course = all(change.startswith(NOT_OF_THE_COURSE) for change in changes)
-        how = "bit for bit" if same_course else "with another recipe"
+        how = "bit for bit" if same_course else "with another recipe or loss scale"
         if not checkpoint.is_bitwise(saved, self.initial):
             how = "within rounding: the machine, the cut or the versions differ"
         self.terminal.say(f"Continuing {path} after step {saved.step}, {how}.")
@@ -152,8 +164,10 @@ class Run:
     def save(self, done: Progress, cursor: list[int]) -> Path:
         """A checkpoint of what is done; `cursor` is the first row of the next step. Collective."""
         recipe, applied = self.request.config.recipe, self.backend.optimizer.applied_steps
-        update = {"step": done.steps, "tokens": done.tokens, "seconds": done.seconds}
-        state = self.initial.model_copy(update=update | {"cursor": cursor, "applied_steps": applied})
+        scale = self.backend.loss_scaler.state if self.engine.precision == "fp16" else None
+        update: dict[str, Any] = {"step": done.steps, "tokens": done.tokens, "seconds": done.seconds}
+        update |= {"cursor": cursor, "applied_steps": applied, "loss_scale": scale}
+        state = self.initial.model_copy(update=update)
         return checkpoint.save_checkpoint(
             self.folder.checkpoints,
             self.backend.optimizer,
@@ -192,6 +206,7 @@ class Run:
             rank=place.rank,
             device=self.request.device,
             peak_flops=None if peak is None else peak * place.world_size,
+            max_skipped_steps=recipe.train.max_skipped_steps if self.engine.precision == "fp16" else 0,
         )
 
     def _step_flops(self, batches: StepBatches) -> float:

@@ -62,12 +62,18 @@ class Scripted:
 
     stop: StopRequest = field(default_factory=StopRequest)
     not_finite_at: int | None = None
+    skipped_at: tuple[int, ...] = ()  # under fp16; after step 3 at its lowest scale
     signal_at: int | None = None
     calls: list[Any] = field(default_factory=list)
     draws: list[float] = field(default_factory=list)
     records: list[StepRecord] = field(default_factory=list)
     logged: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
     steps: int = 0
+    applied_steps: int = 0
+
+    @property
+    def optimizer(self) -> "Scripted":
+        return self
 
     def train_micro_batch(self, batch: Any, weights: LossWeights, *, last: bool) -> torch.Tensor:
         self.calls.append((batch.name, weights, last))
@@ -82,8 +88,10 @@ class Scripted:
         self.calls.append(("step", lr))
         if self.steps == self.signal_at:
             self.stop.signal_name = "SIGTERM"
-        skipped = self.steps == self.not_finite_at
-        return StepResult(float("nan") if skipped else 0.5, skipped, 1.0)
+        skipped = self.steps == self.not_finite_at or self.steps in self.skipped_at
+        self.applied_steps += not skipped
+        lost = max(0, self.steps - 3) if skipped else 0
+        return StepResult(float("nan") if skipped else 0.5, skipped, 2.0, lost)
 
     def run(self, backend: Any, step: int, *, shuffled: bool) -> Any:
         self.calls.append(("evaluate", step, shuffled))
@@ -232,10 +240,29 @@ def test_gradient_that_is_not_finite_ends_the_run_unsaved() -> None:
     assert scripted.records[-1].skipped
 
 
+def test_a_skipped_step_does_not_advance_the_learning_rate() -> None:
+    scripted, saved = Scripted(skipped_at=(1, 3)), Saved()
+    loop_of(scripted, saved, max_skipped_steps=1).run(Progress())
+    # Up over two applied steps, then down over four.
+    assert [record.lr for record in scripted.records] == [0.5, 0.5, 1.0, 1.0, 1.0, 0.75]
+    assert [record.skipped for record in scripted.records] == [True, False, True, False, False, False]
+    assert {record.loss_scale for record in scripted.records} == {2.0}
+    assert saved == [(6, [0, 0, 6])]
+
+
+def test_skipped_steps_at_the_lowest_scale_end_the_run() -> None:
+    scripted, saved = Scripted(skipped_at=(2, 3, 4, 5, 6)), Saved()
+    with pytest.raises(PretrainError, match=r"^2 steps in a row up to step 5 were skipped .*min_loss_scale"):
+        loop_of(scripted, saved, max_skipped_steps=2).run(Progress())
+    assert saved == []
+    assert len(scripted.records) == 5
+
+
 def test_dropout_does_not_depend_on_where_the_run_began() -> None:
     whole, resumed = Scripted(), Scripted()
     loop_of(whole, []).run(Progress())
     torch.rand(17)
+    resumed.applied_steps = 3
     loop_of(resumed, [], first=4).run(Progress(3))
     assert resumed.draws == whole.draws[6:]
     assert len(set(whole.draws)) == len(whole.draws)

@@ -7,7 +7,7 @@
 A tensor's key says what it is: `<kind>:<parameter>:<first element>`.
 """
 
-from pretrain.checkpoint.course import check_same_course, is_bitwise, recipe_changes
+from pretrain.checkpoint.course import check_same_course, differences, is_bitwise, recipe_changes
 from pretrain.checkpoint.export import export_model
 from pretrain.checkpoint.load import find_checkpoint, load_checkpoint, verify_checkpoint
 from pretrain.checkpoint.manifest import CheckpointManifest, RunState, SavedStore
@@ -18,6 +18,7 @@ __all__ = [
     "RunState",
     "SavedStore",
     "check_same_course",
+    "differences",
     "export_model",
     "find_checkpoint",
     "is_bitwise",

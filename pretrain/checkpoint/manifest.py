@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from pretrain.errors import DataError
+from pretrain.optim import LossScaleState
 
 FORMAT = "pretrain-checkpoint"
 VERSION = 1
@@ -60,7 +61,10 @@ class RunState(_Part):
     tokens: int = 0  # real ones in those steps; 0 where it was saved before they were counted
     seconds: float = 0.0  # of training, over all starts
     cursor: list[int]  # first row of the next step
-    applied_steps: int  # steps that changed the weights: the t of bias correction
+    applied_steps: int  # steps that changed the weights: the t of bias correction and of the learning rate
+    loss_scale: LossScaleState | None = (
+        None  # of fp16; None: another precision, or saved before it was carried
+    )
     seed: int
     store_fingerprint: str  # of a blend: over all its stores and weights
     blend: list[SavedStore] = []  # empty: one store

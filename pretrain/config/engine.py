@@ -6,7 +6,7 @@ part of what the recipe says (batch, optimizer, scheduler; see `resolve`), or re
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -54,16 +54,26 @@ class Bf16(Block):
 
 
 class Fp16(Block):
-    """Only `enabled: false` (or `auto`, the same) is carried; the other keys then say nothing."""
+    """fp16 compute over fp32 master weights (`auto`: no) and its loss scale, with DeepSpeed's names and defaults.
 
-    enabled: Literal[False, "auto"] = False
+    `loss_scale` 0 is a dynamic one, which the other keys govern (see `LossScaler`). `auto_cast` has nothing to
+    do: the model's inputs are integers.
+    """
+
+    enabled: bool | Auto = False
     auto_cast: bool | None = None
-    loss_scale: float | None = None
-    initial_scale_power: int | None = None
-    loss_scale_window: int | None = None
-    hysteresis: int | None = None
-    consecutive_hysteresis: bool | None = None
-    min_loss_scale: float | None = None
+    loss_scale: Annotated[float, Field(ge=0, le=2.0**126)] = 0.0
+    initial_scale_power: Annotated[int, Field(ge=0, le=126)] = 16
+    loss_scale_window: PositiveInt = 1000
+    hysteresis: PositiveInt = 2
+    consecutive_hysteresis: bool = False
+    min_loss_scale: Annotated[float, Field(gt=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _starts_above_its_floor(self) -> Self:
+        if self.loss_scale == 0 and self.min_loss_scale > 2.0**self.initial_scale_power:
+            raise ValueError("min_loss_scale is above 2 to the power of initial_scale_power: lower it")
+        return self
 
 
 class DataTypes(Block):
@@ -169,6 +179,14 @@ class EngineConfig(Block):
     steps_per_print: PositiveInt | Auto | None = None
     wall_clock_breakdown: bool = False
 
+    @field_validator("fp16")
+    @classmethod
+    def _one_half_precision(cls, fp16: Fp16, info: ValidationInfo) -> Fp16:
+        bf16 = info.data.get("bf16")
+        if fp16.enabled is True and bf16 is not None and bf16.enabled is True:
+            raise ValueError("bf16.enabled and fp16.enabled exclude each other: set one of them to false")
+        return fp16
+
     @property
     def stage(self) -> int:
         return self.zero_optimization.stage
@@ -178,7 +196,7 @@ class EngineConfig(Block):
 REFUSED_KEYS = {
     "activation_checkpointing": "set train.activation_checkpointing in the recipe",
     "amp": "use bf16",
-    "fp16.enabled": "use bf16 or fp32",
+    "fp16.fp16_master_weights_and_grads": "leave it out: master weights are always fp32",
     "torch_autocast": "use bf16",
     "tensorboard": "the run folder always has tensorboard/",
     "csv_monitor": "the run folder always has metrics.jsonl",

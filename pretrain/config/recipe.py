@@ -85,6 +85,7 @@ class Train(Section):
     activation_checkpointing: Literal["none", "full"] | PositiveInt = "none"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the masked-token loss, in training only
     stop_at_step: PositiveInt | None = None  # save and end with exit code 75 there, to be started again
+    max_skipped_steps: PositiveInt = 20  # fp16: so many in a row at the lowest loss scale end the run
 
 
 class Optimizer(Section):

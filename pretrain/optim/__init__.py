@@ -4,6 +4,7 @@ from pretrain.optim.adamw import AdamWOptions
 from pretrain.optim.decay import decay_of
 from pretrain.optim.lamb import LambOptions
 from pretrain.optim.length import Progress, RunLength
+from pretrain.optim.loss_scale import LossScaleOptions, LossScaler, LossScaleState
 from pretrain.optim.scaling import scaled_lr
 from pretrain.optim.schedule import Schedule
 from pretrain.optim.sgd import SgdOptions
@@ -12,6 +13,9 @@ from pretrain.optim.sharded import Rule, ShardedOptimizer
 __all__ = [
     "AdamWOptions",
     "LambOptions",
+    "LossScaleOptions",
+    "LossScaleState",
+    "LossScaler",
     "Progress",
     "Rule",
     "RunLength",

@@ -27,6 +27,7 @@ class _Pending:
 
     lr: float
     grad_norm: torch.Tensor | None
+    grad_scale: float
     stepped: set[int] = field(default_factory=set)
 
 
@@ -73,9 +74,14 @@ class ShardedOptimizer(torch.optim.Optimizer):
         """The tensors of one of the rule's kinds, one for each shard."""
         return [self.state[shard.tensor][kind] for shard in self.layout.shards]
 
-    def begin(self, lr: float, grad_norm: torch.Tensor | None = None) -> None:
-        """Opens a step. Without `grad_norm` it is taken from the gradients that the first `step()` finds."""
-        self._pending = _Pending(lr, grad_norm)
+    def begin(self, lr: float, grad_norm: torch.Tensor | None = None, grad_scale: float = 1.0) -> None:
+        """Opens a step. Without `grad_norm` it is taken from the gradients that the first `step()` finds.
+
+        The gradients, and `grad_norm`, are `grad_scale` times what they stand for; norm, clipping and moments
+        get them divided by it, in float32.
+        """
+        norm = None if grad_norm is None else grad_norm / grad_scale
+        self._pending = _Pending(lr, norm, grad_scale)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -92,6 +98,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
         shards = [shard for _, shard in ready]
         slices = [piece for shard in shards for piece in shard.slices]
         gradients = self._views(shards, [_gradient_of(shard) for shard in shards])
+        if pending.grad_scale != 1.0 and gradients:
+            torch._foreach_mul_(gradients, 1.0 / pending.grad_scale)
         if pending.grad_norm is None:
             if len(ready) != len(self.layout.shards):
                 raise RuntimeError("The gradient norm needs the gradients of all shards at once.")

@@ -8,6 +8,7 @@ import pytest
 from pretrain.checkpoint import RunState, SavedStore, check_same_course, recipe_changes
 from pretrain.config import Recipe
 from pretrain.errors import DataError, PretrainError, UsageError
+from pretrain.optim import LossScaleState
 from tests.checkpoint.saved import state_at
 
 FOLDER = Path("run/checkpoints/step-00000003")
@@ -56,6 +57,14 @@ def test_a_checkpoint_from_before_blends_is_read() -> None:
     content = state().model_dump()
     del content["blend"]
     assert RunState.model_validate(content) == state()
+
+
+def test_a_checkpoint_from_before_loss_scales_is_read_and_one_with_a_scale_goes_through_json() -> None:
+    content = state().model_dump()
+    del content["loss_scale"]
+    assert RunState.model_validate(content) == state()
+    scaled = state().model_copy(update={"loss_scale": LossScaleState(0.5, 3, 1, 2)})
+    assert RunState.model_validate_json(scaled.model_dump_json()) == scaled
 
 
 def test_an_option_that_came_later_had_its_default_before() -> None:

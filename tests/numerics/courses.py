@@ -63,6 +63,7 @@ class Cell:
     stage: int
     precision: Precision = "fp32"
     zero: tuple[tuple[str, int], ...] = ()  # more keys of the zero_optimization block
+    fp16: tuple[tuple[str, int], ...] = (("initial_scale_power", 10),)  # keys of its block, under fp16
 
     def __str__(self) -> str:
         more = "".join(f"-{key}={value}" for key, value in self.zero)
@@ -138,8 +139,9 @@ class _Recorder:
 
 def engine_options(cell: Cell) -> EngineOptions:
     zero = {"stage": cell.stage, **dict(cell.zero)}
+    fp16 = {"enabled": True, **dict(cell.fp16)} if cell.precision == "fp16" else {}
     return EngineOptions(
-        EngineConfig.model_validate({"zero_optimization": zero}),
+        EngineConfig.model_validate({"zero_optimization": zero, "fp16": fp16}),
         cell.precision,
         MICRO_BATCH,
         GLOBAL_BATCH // MICRO_BATCH // dist.get_world_size(),

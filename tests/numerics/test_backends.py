@@ -121,11 +121,12 @@ class PlainLamb(torch.optim.Optimizer):
     def __init__(self, parameters: Iterator[torch.nn.Parameter]) -> None:
         super().__init__(list(parameters), {"lr": 0.0})
         self.steps = 0
+        self.applied_steps = 0
 
     def bind(self, layout: ShardLayout) -> None:
         self.layout = layout
 
-    def begin(self, lr: float, grad_norm: Tensor | None = None) -> None:
+    def begin(self, lr: float, grad_norm: Tensor | None = None, grad_scale: float = 1.0) -> None:
         self.lr, self.steps = lr, self.steps + 1
 
     @torch.no_grad()
@@ -151,6 +152,7 @@ class PlainLamb(torch.optim.Optimizer):
             weight.sub_(update, alpha=self.lr * (norms[0] / norms[1] if min(norms) > 0 else 1.0))
 
     def finish(self) -> tuple[float, bool]:
+        self.applied_steps = self.steps
         return self.norm, False
 
 

@@ -91,6 +91,26 @@ def test_steps_of_one_sub_group_at_a_time() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("told", [False, True], ids=["own norm", "told"])
+def test_scaled_gradients_are_unscaled_first(told: bool) -> None:
+    """Norm, clipping and moments are those of the gradients themselves; a power of two loses no bit."""
+    plain, scaled = start(cut_layout((700,), 2), LambOptions()), start(cut_layout((700,), 2), LambOptions())
+    for seed in (1, 2):
+        norm, _ = plain.step(draw(seed, 2.0), LR)
+        scaled.scatter([gradient * 2.0**16 for gradient in draw(seed, 2.0)], "grad")
+        given = torch.tensor(norm * 2.0**16, dtype=torch.float64) if told else None
+        scaled.optimizer.begin(LR, given, 2.0**16)
+        scaled.optimizer.step()
+        assert scaled.optimizer.finish() == (norm, False)
+        assert norm > MAX_GRAD_NORM
+    for kind in (None, "exp_avg", "exp_avg_sq"):
+        pairs = [
+            each.gather(None if kind is None else each.optimizer.moments(kind)) for each in (scaled, plain)
+        ]
+        for ours, theirs in zip(*pairs, strict=True):
+            assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
 def test_gradient_that_is_not_finite_changes_nothing(bad: float) -> None:
     touched, untouched = (
