@@ -11,7 +11,8 @@ from typing import Literal
 
 import torch
 
-from pretrain.optim.moments import AdamOptions, LocalSlices, adam_directions
+from pretrain.optim.moments import AdamOptions, LocalSlices
+from pretrain.optim.passes import subtract_updates, write_updates
 
 LambVariant = Literal["paper", "nvidia", "deepspeed"]
 
@@ -43,24 +44,13 @@ class LambOptions(AdamOptions):
 
     def apply(self, local: LocalSlices, lr: float, step: int) -> None:
         """w <- w - lr * trust * (m_hat / (sqrt(v_hat) + eps) + decay * w); the gradients are overwritten."""
-        layout, slices = local.layout, local.slices
-        updates = adam_directions(local, self, step)
-        for weight, update, decay in zip(local.weights, updates, local.decays, strict=True):
-            if decay:
-                update.add_(weight, alpha=decay)
-        squares = torch.stack(
-            [
-                layout.partial_squared_norms(local.weights, slices),
-                layout.partial_squared_norms(updates, slices),
-            ]
-        )
-        weight_norm, update_norm = layout.sum_over_group(squares).sqrt()
-        rates = (self.trust_ratios(weight_norm, update_norm) * lr).float()
-        for weight, update, piece, decay in zip(local.weights, updates, slices, local.decays, strict=True):
-            if decay or self.trust_without_decay:
-                weight.addcmul_(update, rates[piece.parameter], value=-1)
-            else:
-                weight.add_(update, alpha=-lr)
+        squares = local.layout.sum_over_group(write_updates(local, self, step))
+        weight_norm, update_norm = squares.sqrt()
+        ratios = self.trust_ratios(weight_norm, update_norm)
+        if not self.trust_without_decay:
+            decays = torch.tensor(local.parameter_decays, device=ratios.device)
+            ratios = torch.where(decays > 0, ratios, torch.ones_like(ratios))
+        subtract_updates(local, ratios * lr)
 
     def trust_ratios(self, weight_norm: torch.Tensor, update_norm: torch.Tensor) -> torch.Tensor:
         """|w| / |u| within the bounds, and 1 where either norm is 0; float64 [num_parameters]."""

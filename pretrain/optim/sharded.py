@@ -94,15 +94,15 @@ class ShardedOptimizer(torch.optim.Optimizer):
         pending.stepped.update(index for index, _ in ready)
         if not bool(torch.isfinite(pending.grad_norm)):
             return
-        self._clip(gradients, pending.grad_norm)
         local = LocalSlices(
             layout=self.layout,
             slices=slices,
             weights=self._views(shards, [shard.tensor for shard in shards]),
-            gradients=gradients,
+            unclipped=gradients,
             exp_avg=self._views(shards, [self.state[shard.tensor]["exp_avg"] for shard in shards]),
             exp_avg_sq=self._views(shards, [self.state[shard.tensor]["exp_avg_sq"] for shard in shards]),
-            decays=[decay_of(self.layout.parameters[piece.parameter], self.weight_decay) for piece in slices],
+            parameter_decays=[decay_of(info, self.weight_decay) for info in self.layout.parameters],
+            clip=self._clip_factor(pending.grad_norm),
         )
         self.rule.apply(local, pending.lr, self.applied_steps + 1)
 
@@ -122,10 +122,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self.applied_steps += not skipped
         return grad_norm, skipped
 
-    def _clip(self, gradients: list[torch.Tensor], grad_norm: torch.Tensor) -> None:
-        if self.max_grad_norm > 0 and gradients:
-            scale = (self.max_grad_norm / grad_norm).clamp(max=1.0).float()
-            torch._foreach_mul_(gradients, scale)
+    def _clip_factor(self, grad_norm: torch.Tensor) -> torch.Tensor | None:
+        return (self.max_grad_norm / grad_norm).clamp(max=1.0).float() if self.max_grad_norm > 0 else None
 
     @staticmethod
     def _views(shards: list[Shard], tensors: list[torch.Tensor]) -> list[torch.Tensor]:
