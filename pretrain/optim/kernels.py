@@ -23,7 +23,10 @@ def _directions(
     coefficients: Coefficients,
     direction: np.ndarray,
 ) -> None:
-    """Clips the gradient, updates the moments and writes Adam's direction, which may lie over the gradient."""
+    """Clips the gradient, updates the moments and writes Adam's direction.
+
+    No two arrays may overlap: where they do the loop is right, and takes one element at a time.
+    """
     clip, rate1, beta2, rate2, scale1, scale2, eps = coefficients
     for i in range(gradient.size):
         value = gradient[i] * clip
@@ -45,12 +48,13 @@ def write_updates(
 ) -> tuple[float, float]:
     """u = direction + decay * w, written over the gradient; (sum of w * w, sum of u * u) in float64."""
     weights, updates = 0.0, 0.0
+    directions = np.empty(_RUN, gradient.dtype)
     for first in range(0, gradient.size, _RUN):
         end = min(first + _RUN, gradient.size)
-        update, values = gradient[first:end], weight[first:end]
-        _directions(update, exp_avg[first:end], exp_avg_sq[first:end], coefficients, update)
+        update, values, direction = gradient[first:end], weight[first:end], directions[: end - first]
+        _directions(update, exp_avg[first:end], exp_avg_sq[first:end], coefficients, direction)
         for i in range(update.size):
-            update[i] += decay * values[i]
+            update[i] = direction[i] + decay * values[i]
         weights += sum_of_squares(values)
         updates += sum_of_squares(update)
     return weights, updates
