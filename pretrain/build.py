@@ -26,7 +26,7 @@ from pretrain.data.stream import RowStream
 from pretrain.errors import UsageError
 from pretrain.evaluate import ENTROPY_TOKENS, Evaluator, HeldoutRows, token_shares
 from pretrain.model import ModelOptions, PretrainingModel, build_model
-from pretrain.optim import AdamWOptions, LambOptions, Schedule, ShardedOptimizer
+from pretrain.optim import AdamWOptions, LambOptions, Schedule, ShardedOptimizer, SpikeRule
 
 BackendName = Literal["deepspeed", "fsdp"]
 
@@ -101,6 +101,7 @@ def build_backend(
         optimizer_rule(recipe),
         weight_decay=recipe.optimizer.weight_decay,
         max_grad_norm=recipe.optimizer.gradient_clipping,
+        spikes=spike_rule(recipe),
     )
     # Imported by choice: each engine takes seconds to import, and one may not be installed.
     if name == "deepspeed":
@@ -110,6 +111,12 @@ def build_backend(
     from pretrain.backends.fsdp import FsdpBackend
 
     return FsdpBackend(model, optimizer, engine)
+
+
+def spike_rule(recipe: Recipe) -> SpikeRule | None:
+    """Which steps are skipped for their gradient norm, if any."""
+    factor = recipe.train.spike_factor
+    return None if factor is None else SpikeRule(factor, recipe.train.spike_window)
 
 
 def optimizer_rule(recipe: Recipe) -> LambOptions | AdamWOptions:

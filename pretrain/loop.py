@@ -29,6 +29,7 @@ class LoopOptions:
     rank: int
     device: torch.device
     peak_flops: float | None  # of all devices together, per second
+    parameters_every: int = 0
 
     def is_due(self, every: int, step: int) -> bool:
         """Every so many steps, and not at the end, which has its own."""
@@ -55,7 +56,8 @@ class Loop:
 
         Raises:
             StoppedBySignal: asked to stop by a signal or by `stop_at_step`; the state is saved.
-            PretrainError: the gradient is not finite; nothing was updated by it.
+            PretrainError: the gradient is not finite; nothing was updated by it. One that is an outlier by the
+                optimizer's rule updates nothing either, and the run goes on.
         """
         self.terminal.begin(finished_steps, self.options.total_steps)
         for step in range(finished_steps + 1, self.options.total_steps + 1):
@@ -66,7 +68,7 @@ class Loop:
             totals, asked_to_stop = self._totals(sums)
             record = self._record(step, batches, totals, lr, result, perf_counter() - started)
             self._report(record, batches.sample_names)
-            if result.skipped:
+            if result.skipped and self.backend.optimizer.spike is None:
                 raise self._not_finite(record)
             if self.options.is_due(self.options.eval_every, step):
                 self._evaluate(step)
@@ -125,13 +127,19 @@ class Loop:
             seconds=seconds,
             tokens_per_second=batches.num_tokens / seconds,
             mfu=None if peak is None else self.step_flops(batches) / seconds / peak,
+            skipped_because=(self.backend.optimizer.spike or "not finite") if result.skipped else None,
         )
 
     def _report(self, record: StepRecord, sample_names: Sequence[str]) -> None:
         seconds_left = (self.options.total_steps - record.step) * record.seconds
         self.terminal.step(record, self.options.total_steps, seconds_left)
+        if record.skipped and self.backend.optimizer.spike is not None:
+            self.terminal.say(f"step {record.step} skipped, cursor {record.cursor}: {record.skipped_because}")
         if self.writer is not None:
             self.writer.step(record)
+            every = self.options.parameters_every
+            if every and record.step % every == 0:
+                self.writer.parameters(record.step, self.backend.optimizer.parameter_figures())
             if sample_names:
                 self.writer.samples(record.step, sample_names)
 

@@ -145,8 +145,9 @@ class Run:
 
     def save(self, step: int, cursor: list[int]) -> Path:
         """A checkpoint after `step` finished steps; `cursor` is the first row of the next one. Collective."""
-        recipe, applied = self.request.config.recipe, self.backend.optimizer.applied_steps
-        update = {"step": step, "cursor": cursor, "applied_steps": applied}
+        recipe, optimizer = self.request.config.recipe, self.backend.optimizer
+        update = {"step": step, "cursor": cursor, "applied_steps": optimizer.applied_steps}
+        update["recent_norms"] = optimizer.recent_norms
         state = self.initial.model_copy(update=update)
         return checkpoint.save_checkpoint(
             self.folder.checkpoints,
@@ -182,6 +183,7 @@ class Run:
             stop_at_step=recipe.train.stop_at_step,
             eval_every=recipe.eval.every,
             checkpoint_every=recipe.checkpoint.every,
+            parameters_every=recipe.log.parameters_every,
             seed=recipe.seed,
             rank=place.rank,
             device=self.request.device,

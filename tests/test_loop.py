@@ -61,6 +61,10 @@ class Scripted:
 
     stop: StopRequest = field(default_factory=StopRequest)
     not_finite_at: int | None = None
+    spike_at: int | None = None
+    spike: str | None = None
+    said: list[str] = field(default_factory=list)
+    figures: list[Any] = field(default_factory=list)
     signal_at: int | None = None
     calls: list[Any] = field(default_factory=list)
     draws: list[float] = field(default_factory=list)
@@ -81,8 +85,19 @@ class Scripted:
         self.calls.append(("step", lr))
         if self.steps == self.signal_at:
             self.stop.signal_name = "SIGTERM"
+        self.spike = "too large" if self.steps == self.spike_at else None
         skipped = self.steps == self.not_finite_at
-        return StepResult(float("nan") if skipped else 0.5, skipped, 1.0)
+        return StepResult(float("nan") if skipped else 0.5, skipped or self.spike is not None, 1.0)
+
+    @property
+    def optimizer(self) -> "Scripted":
+        return self
+
+    def parameter_figures(self) -> dict[str, dict[str, float]]:
+        return {"trust_ratio": {"bias": float(self.steps)}}
+
+    def parameters(self, step: int, figures: Any) -> None:
+        self.figures.append((step, figures))
 
     def run(self, backend: Any, step: int, *, shuffled: bool) -> Any:
         self.calls.append(("evaluate", step, shuffled))
@@ -95,6 +110,13 @@ class Scripted:
 
 
 class Silent(Terminal):
+    def __init__(self, said: list[str]) -> None:
+        super().__init__(False, 1)
+        self._said = said
+
+    def say(self, text: str) -> None:
+        self._said.append(text)
+
     def evaluation(self, record: Any) -> None: ...
 
 
@@ -123,7 +145,7 @@ def loop_of(scripted: Scripted, saved: Saved, first: int = 1, **changes: Any) ->
         lambda step, cursor: saved.append((step, cursor.as_list())),
         lambda step: 100.0,
         engine,
-        Silent(False, 1),
+        Silent(scripted.said),
         scripted.stop,
     )
 
@@ -197,6 +219,25 @@ def test_gradient_that_is_not_finite_ends_the_run_unsaved() -> None:
         loop_of(scripted, saved, checkpoint_every=3).run(0)
     assert saved == []
     assert scripted.records[-1].skipped
+    assert scripted.records[-1].skipped_because == "not finite"
+
+
+def test_a_spike_is_passed_over_and_named_with_its_cursor() -> None:
+    scripted, saved = Scripted(spike_at=3), Saved()
+    loop_of(scripted, saved).run(0)
+    assert [step for step, _ in saved] == [6]
+    assert [record.skipped for record in scripted.records] == [False, False, True, False, False, False]
+    assert scripted.records[2].skipped_because == "too large"
+    assert scripted.records[3].skipped_because is None
+    assert "step 3 skipped, cursor [0, 0, 2]: too large" in scripted.said
+    assert not any("skipped" in line for line in scripted.said if "step 3" not in line)
+
+
+@pytest.mark.parametrize(("every", "steps"), [(0, []), (2, [2, 4, 6])])
+def test_figures_of_the_parameters_are_written_when_due(every: int, steps: list[int]) -> None:
+    scripted = Scripted()
+    loop_of(scripted, Saved(), parameters_every=every).run(0)
+    assert scripted.figures == [(step, {"trust_ratio": {"bias": float(step)}}) for step in steps]
 
 
 def test_dropout_does_not_depend_on_where_the_run_began() -> None:

@@ -59,6 +59,7 @@ class RunState(_Part):
     step: int  # finished optimizer steps
     cursor: list[int]  # first row of the next step
     applied_steps: int  # steps that changed the weights: the t of bias correction
+    recent_norms: list[float] = []  # of gradients, where a rule skips outliers among them
     seed: int
     store_fingerprint: str  # of a blend: over all its stores and weights
     blend: list[SavedStore] = []  # empty: one store

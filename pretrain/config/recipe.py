@@ -78,6 +78,10 @@ class Train(Section):
     global_batch: PositiveInt = 256
     micro_batch: PositiveInt | Literal["auto"] = "auto"
     activation_checkpointing: Literal["none", "full"] | PositiveInt = "none"
+    spike_factor: Annotated[float, Field(gt=1)] | None = (
+        None  # None: no step is skipped for its gradient norm
+    )
+    spike_window: PositiveInt = 50
     stop_at_step: PositiveInt | None = None  # save and end with exit code 75 there, to be started again
 
 
@@ -126,6 +130,7 @@ class Log(Section):
 
     every: PositiveInt = 10
     samples: bool = False
+    parameters_every: Annotated[int, Field(ge=0)] = 0  # trust ratios and norms of each parameter; 0: never
 
 
 class Recipe(Section):

@@ -22,7 +22,7 @@ from pretrain.errors import UsageError
 
 MAX_AUTO_TOKENS = 8192  # tokens of a micro-batch that `auto` chooses at most
 MAX_CONFIG_BYTES = 1 << 20
-LAMB_KEYS = ("optimizer.variant", "optimizer.min_trust", "optimizer.max_trust")
+LAMB_KEYS = ("optimizer.variant", "optimizer.min_trust", "optimizer.max_trust", "log.parameters_every")
 _DEFAULT_RECIPE = "default recipe"
 
 

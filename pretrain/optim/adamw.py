@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pretrain.optim.moments import AdamOptions, LocalSlices
+from pretrain.optim.moments import AdamOptions, LocalSlices, ParameterFigures
 from pretrain.optim.passes import step_by_directions
 
 
@@ -10,6 +10,7 @@ from pretrain.optim.passes import step_by_directions
 class AdamWOptions(AdamOptions):
     """Hyper-parameters of AdamW."""
 
-    def apply(self, local: LocalSlices, lr: float, step: int) -> None:
-        """w <- w - lr * (m_hat / (sqrt(v_hat) + eps) + decay * w); the gradients may be overwritten."""
+    def apply(self, local: LocalSlices, lr: float, step: int) -> ParameterFigures:
+        """w <- w - lr * (m_hat / (sqrt(v_hat) + eps) + decay * w); the gradients may be overwritten. No figures."""
         step_by_directions(local, self, lr, step)
+        return {}

@@ -8,6 +8,9 @@ import torch
 
 from pretrain.sharding import ShardLayout, Slice
 
+# By kind, float64 [num_parameters]; NaN: not known.
+ParameterFigures = dict[str, torch.Tensor]
+
 
 @dataclass(frozen=True)
 class AdamOptions:

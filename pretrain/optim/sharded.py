@@ -8,13 +8,15 @@ An engine cuts the weights first and calls `step()` later, so the optimizer is m
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import isfinite, isnan
 
 import torch
 
 from pretrain.optim.adamw import AdamWOptions
 from pretrain.optim.decay import decay_of
 from pretrain.optim.lamb import LambOptions
-from pretrain.optim.moments import LocalSlices
+from pretrain.optim.moments import LocalSlices, ParameterFigures
+from pretrain.optim.spikes import SpikeRule
 from pretrain.sharding import Shard, ShardLayout
 
 
@@ -25,6 +27,8 @@ class _Pending:
     lr: float
     grad_norm: torch.Tensor | None
     stepped: set[int] = field(default_factory=set)
+    judged: bool = False  # whether the norm was held against the last ones
+    figures: ParameterFigures = field(default_factory=dict)
 
 
 class ShardedOptimizer(torch.optim.Optimizer):
@@ -41,12 +45,17 @@ class ShardedOptimizer(torch.optim.Optimizer):
         *,
         weight_decay: float,
         max_grad_norm: float,
+        spikes: SpikeRule | None = None,
     ) -> None:
         super().__init__(list(parameters), {"lr": 0.0})
         self.rule = rule
         self.weight_decay = weight_decay
         self.max_grad_norm = max_grad_norm  # 0 = no clipping
         self.applied_steps = 0
+        self.spikes = spikes
+        self.recent_norms: list[float] = []  # of the last steps, where there is a rule for spikes
+        self.spike: str | None = None  # what was wrong with the last step's gradient, if it was an outlier
+        self._figures: ParameterFigures = {}
         self._layout: ShardLayout | None = None
         self._pending: _Pending | None = None
 
@@ -70,13 +79,14 @@ class ShardedOptimizer(torch.optim.Optimizer):
 
     def begin(self, lr: float, grad_norm: torch.Tensor | None = None) -> None:
         """Opens a step. Without `grad_norm` it is taken from the gradients that the first `step()` finds."""
-        self._pending = _Pending(lr, grad_norm)
+        self._pending, self.spike = _Pending(lr, grad_norm), None
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Updates every shard that has a gradient; the gradients are overwritten.
 
-        A gradient that is not finite changes nothing, on any rank, because the norm is global.
+        A gradient that is not finite, or whose norm is a spike, changes nothing, on any rank, because the norm is
+        global.
         """
         pending = self._pending
         if pending is None:
@@ -92,7 +102,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 raise RuntimeError("The gradient norm needs the gradients of all shards at once.")
             pending.grad_norm = self.layout.global_norm(gradients, slices)
         pending.stepped.update(index for index, _ in ready)
-        if not bool(torch.isfinite(pending.grad_norm)):
+        if not bool(torch.isfinite(pending.grad_norm)) or self._is_spike(pending):
             return
         local = LocalSlices(
             layout=self.layout,
@@ -104,7 +114,10 @@ class ShardedOptimizer(torch.optim.Optimizer):
             parameter_decays=[decay_of(info, self.weight_decay) for info in self.layout.parameters],
             clip=self._clip_factor(pending.grad_norm),
         )
-        self.rule.apply(local, pending.lr, self.applied_steps + 1)
+        figures = self.rule.apply(local, pending.lr, self.applied_steps + 1)
+        for kind, values in figures.items():
+            earlier = pending.figures.get(kind, values)
+            pending.figures[kind] = torch.where(values.isnan(), earlier, values)
 
     def abandon(self) -> None:
         """Closes a step that the engine itself declined; nothing was updated."""
@@ -118,9 +131,28 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 "The engine did not step every shard; its version may lay weights out otherwise."
             )
         grad_norm = float(pending.grad_norm)
-        skipped = not bool(torch.isfinite(pending.grad_norm))
+        finite = isfinite(grad_norm)
+        skipped = not finite or self.spike is not None
+        if finite and self.spikes is not None:
+            self.recent_norms = self.spikes.remembered(grad_norm, self.recent_norms)
         self.applied_steps += not skipped
+        self._figures = pending.figures
         return grad_norm, skipped
+
+    def parameter_figures(self) -> dict[str, dict[str, float]]:
+        """By kind and parameter name, what the rule says of the last step; empty where it was skipped or says none."""
+        names = [info.name for info in self.layout.parameters]
+        return {
+            kind: {name: x for name, x in zip(names, values.tolist(), strict=True) if not isnan(x)}
+            for kind, values in self._figures.items()
+        }
+
+    def _is_spike(self, pending: _Pending) -> bool:
+        """Once a step, whatever the number of its sub-groups."""
+        if self.spikes is not None and not pending.judged and pending.grad_norm is not None:
+            self.spike = self.spikes.found(float(pending.grad_norm), self.recent_norms)
+            pending.judged = True
+        return self.spike is not None
 
     def _clip_factor(self, grad_norm: torch.Tensor) -> torch.Tensor | None:
         return (self.max_grad_norm / grad_norm).clamp(max=1.0).float() if self.max_grad_norm > 0 else None
