@@ -35,6 +35,7 @@ from pretrain.optim import (
     Schedule,
     SgdOptions,
     ShardedOptimizer,
+    SpikeRule,
     scaled_lr,
 )
 
@@ -129,6 +130,7 @@ def build_backend(
         weight_decay=recipe.optimizer.weight_decay,
         max_grad_norm=recipe.optimizer.gradient_clipping,
         decay_1d=recipe.optimizer.decay_1d,
+        spikes=spike_rule(recipe),
     )
     # Imported by choice: each engine takes seconds to import, and one may not be installed.
     if name == "deepspeed":
@@ -138,6 +140,12 @@ def build_backend(
     from pretrain.backends.fsdp import FsdpBackend
 
     return FsdpBackend(model, optimizer, engine)
+
+
+def spike_rule(recipe: Recipe) -> SpikeRule | None:
+    """Which steps are skipped for their gradient norm, if any."""
+    factor = recipe.train.spike_factor
+    return None if factor is None else SpikeRule(factor, recipe.train.spike_window)
 
 
 def optimizer_rule(recipe: Recipe) -> Rule:

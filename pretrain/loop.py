@@ -29,7 +29,8 @@ class LoopOptions:
     rank: int
     device: torch.device
     peak_flops: float | None  # of all devices together, per second
-    max_skipped_steps: int = 0  # in a row at the lowest loss scale; 0: none may be skipped
+    max_skipped_steps: int = 1  # overflows in a row at the lowest loss scale that end the run
+    parameters_every: int = 0
 
     def is_due(self, every: int, step: int) -> bool:
         """Every so many steps."""
@@ -57,6 +58,7 @@ class Loop:
         Raises:
             StoppedBySignal: asked to stop by a signal or by `stop_at_step`; the state is saved.
             PretrainError: the gradient is not finite, nothing was updated by it, and no lower loss scale can help.
+                One that is an outlier by the optimizer's rule updates nothing either, and the run goes on.
         """
         length, done, began = self.options.length, start, perf_counter() - start.seconds
         self.terminal.begin(start.steps, length.expected_steps(start))
@@ -72,8 +74,7 @@ class Loop:
             record = self._record(step, batches, totals, lr, result, perf_counter() - started)
             last = length.reached(done) is not None
             self._report(record, batches.sample_names, step if last else length.expected_steps(done))
-            if result.skipped and result.lost_steps >= self.options.max_skipped_steps:
-                raise self._not_finite(record)
+            self._pass_over_or_raise(record, result)
             if not last and self.options.is_due(self.options.eval_every, step):
                 self._evaluate(step)
             leaving = asked_to_stop or step == self.options.stop_at_step
@@ -125,13 +126,14 @@ class Loop:
             lr=lr,
             grad_norm=result.grad_norm,
             loss_scale=result.loss_scale,
-            skipped=result.skipped,
+            skipped=result.skip is not None,
             samples=batches.num_samples,
             tokens=batches.num_tokens,
             cursor=batches.cursor.as_list(),
             seconds=seconds,
             tokens_per_second=batches.num_tokens / seconds,
             mfu=None if peak is None else self.step_flops(batches) / seconds / peak,
+            skipped_because=None if result.skip is None else result.skip.reason,
         )
 
     def _report(self, record: StepRecord, sample_names: Sequence[str], total_steps: int) -> None:
@@ -139,6 +141,8 @@ class Loop:
         self.terminal.step(record, total_steps, seconds_left)
         if self.writer is not None:
             self.writer.step(record)
+            if self.options.is_due(self.options.parameters_every, record.step):
+                self.writer.parameters(record.step, self.backend.optimizer.parameter_figures())
             if sample_names:
                 self.writer.samples(record.step, sample_names)
 
@@ -149,16 +153,23 @@ class Loop:
             if self.writer is not None:
                 self.writer.evaluation(record)
 
-    def _not_finite(self, record: StepRecord) -> PretrainError:
-        if self.options.max_skipped_steps > 0:
-            return PretrainError(
-                f"{self.options.max_skipped_steps} steps in a row up to step {record.step} were skipped (loss "
+    def _pass_over_or_raise(self, record: StepRecord, result: StepResult) -> None:
+        """Whether the run goes on after a skipped step: after a spike, and after an overflow until too many in a row
+        had the lowest loss scale; never after what is not finite without one."""
+        if result.skip is None:
+            return
+        reason, detail = result.skip
+        if reason == "not finite":
+            raise PretrainError(
+                f"The gradient norm of step {record.step} is {record.grad_norm} (loss {record.loss}, cursor "
+                f"{record.cursor}) and nothing was updated: lower optimizer.lr or lengthen schedule.warmup, and start "
+                "again from the last checkpoint."
+            )
+        self.terminal.say(f"step {record.step} skipped ({reason}), cursor {record.cursor}: {detail}")
+        if result.lost_steps >= self.options.max_skipped_steps:
+            raise PretrainError(
+                f"{result.lost_steps} steps in a row up to step {record.step} were skipped (loss "
                 f"{record.loss}, cursor {record.cursor}) at loss scale {record.loss_scale:g}, the lowest that the "
                 "ds_config's fp16 block allows: lower optimizer.lr or fp16.min_loss_scale, or use bf16 or fp32, and "
                 "start again from the last checkpoint."
             )
-        return PretrainError(
-            f"The gradient norm of step {record.step} is {record.grad_norm} (loss {record.loss}, cursor "
-            f"{record.cursor}) and nothing was updated: lower optimizer.lr or lengthen schedule.warmup, and start "
-            "again from the last checkpoint."
-        )

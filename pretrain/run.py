@@ -163,10 +163,11 @@ class Run:
 
     def save(self, done: Progress, cursor: list[int]) -> Path:
         """A checkpoint of what is done; `cursor` is the first row of the next step. Collective."""
-        recipe, applied = self.request.config.recipe, self.backend.optimizer.applied_steps
+        recipe, optimizer = self.request.config.recipe, self.backend.optimizer
         scale = self.backend.loss_scaler.state if self.engine.precision == "fp16" else None
         update: dict[str, Any] = {"step": done.steps, "tokens": done.tokens, "seconds": done.seconds}
-        update |= {"cursor": cursor, "applied_steps": applied, "loss_scale": scale}
+        update |= {"cursor": cursor, "applied_steps": optimizer.applied_steps, "loss_scale": scale}
+        update["recent_norms"] = optimizer.recent_norms
         state = self.initial.model_copy(update=update)
         return checkpoint.save_checkpoint(
             self.folder.checkpoints,
@@ -202,11 +203,12 @@ class Run:
             stop_at_step=recipe.train.stop_at_step,
             eval_every=recipe.eval.every,
             checkpoint_every=recipe.checkpoint.every,
+            parameters_every=recipe.log.parameters_every,
             seed=recipe.seed,
             rank=place.rank,
             device=self.request.device,
             peak_flops=None if peak is None else peak * place.world_size,
-            max_skipped_steps=recipe.train.max_skipped_steps if self.engine.precision == "fp16" else 0,
+            max_skipped_steps=recipe.train.max_skipped_steps,
         )
 
     def _step_flops(self, batches: StepBatches) -> float:

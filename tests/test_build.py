@@ -1,6 +1,7 @@
 """From a configuration to what an engine is built from."""
 
 import json
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,12 @@ import pytest
 import torch
 
 from pretrain import comm
-from pretrain.backends.base import make_loss_scaler
+from pretrain.backends.base import finished_step, make_loss_scaler
 from pretrain.build import BackendName, Request, engine_options
 from pretrain.comm import Placement
 from pretrain.config import resolve
 from pretrain.errors import UsageError
+from pretrain.optim import Skip
 from tests.worlds import ROOT
 
 
@@ -77,10 +79,24 @@ def test_loss_scale(tmp_path: Path, fp16: dict[str, Any], scale: float, after_ov
     options = engine_options(request(tmp_path, "fsdp", {"fp16": {"enabled": True, **fp16}}))
     scaler = make_loss_scaler(options)
     assert scaler.scale == scale
-    scaler.update(skipped=True)
+    scaler.update(overflow=True)
     assert scaler.scale == after_overflow
 
 
 def test_without_fp16_the_scale_is_1(tmp_path: Path) -> None:
     options = engine_options(request(tmp_path, "fsdp", {"fp16": {"enabled": False, "loss_scale": 128}}))
     assert make_loss_scaler(options).scale == 1
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_what_the_scale_is_told_of_a_skipped_step(tmp_path: Path, enabled: bool) -> None:
+    """A spike is a good step, which counts towards growth; what is not finite is named by whether there is a scale."""
+    block = {"enabled": enabled, "initial_scale_power": 4, "hysteresis": 1, "loss_scale_window": 1}
+    scaler = make_loss_scaler(engine_options(request(tmp_path, "fsdp", {"fp16": block})))
+    spike, bad = Skip("spike", "too large"), Skip("not finite", "the norm is nan")
+    results = [finished_step(scaler, norm, skip) for norm, skip in ((9.0, spike), (1.0, None), (nan, bad))]
+    assert results[0] == (9.0, spike, 16.0 if enabled else 1.0, 0)
+    assert [result.loss_scale for result in results] == ([16.0, 16.0, 32.0] if enabled else [1.0] * 3)
+    last = results[2].skip
+    assert last is not None and last.reason == ("overflow" if enabled else "not finite")
+    assert scaler.scale == (16.0 if enabled else 1.0)

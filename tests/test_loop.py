@@ -13,7 +13,7 @@ from pretrain.data.order import Cursor
 from pretrain.errors import PretrainError, StoppedBySignal
 from pretrain.loop import Loop, LoopOptions
 from pretrain.metrics import StepRecord, Terminal
-from pretrain.optim import Progress, RunLength, Schedule
+from pretrain.optim import Progress, RunLength, Schedule, Skip
 from pretrain.signals import StopRequest
 
 pytestmark = pytest.mark.usefixtures("one_rank")
@@ -63,6 +63,9 @@ class Scripted:
     stop: StopRequest = field(default_factory=StopRequest)
     not_finite_at: int | None = None
     skipped_at: tuple[int, ...] = ()  # under fp16; after step 3 at its lowest scale
+    spike_at: int | None = None
+    said: list[str] = field(default_factory=list)
+    figures: list[Any] = field(default_factory=list)
     signal_at: int | None = None
     calls: list[Any] = field(default_factory=list)
     draws: list[float] = field(default_factory=list)
@@ -88,10 +91,22 @@ class Scripted:
         self.calls.append(("step", lr))
         if self.steps == self.signal_at:
             self.stop.signal_name = "SIGTERM"
-        skipped = self.steps == self.not_finite_at or self.steps in self.skipped_at
-        self.applied_steps += not skipped
-        lost = max(0, self.steps - 3) if skipped else 0
-        return StepResult(float("nan") if skipped else 0.5, skipped, 2.0, lost)
+        skip = None
+        if self.steps == self.not_finite_at:
+            skip = Skip("not finite", "the norm is nan")
+        elif self.steps in self.skipped_at:
+            skip = Skip("overflow", "the norm is nan at scale 2")
+        elif self.steps == self.spike_at:
+            skip = Skip("spike", "too large")
+        self.applied_steps += skip is None
+        finite = skip is None or skip.reason == "spike"
+        return StepResult(0.5 if finite else float("nan"), skip, 2.0, 0 if finite else max(0, self.steps - 3))
+
+    def parameter_figures(self) -> dict[str, dict[str, float]]:
+        return {"trust_ratio": {"bias": float(self.steps)}}
+
+    def parameters(self, step: int, figures: Any) -> None:
+        self.figures.append((step, figures))
 
     def run(self, backend: Any, step: int, *, shuffled: bool) -> Any:
         self.calls.append(("evaluate", step, shuffled))
@@ -104,6 +119,13 @@ class Scripted:
 
 
 class Silent(Terminal):
+    def __init__(self, said: list[str]) -> None:
+        super().__init__(False, 1)
+        self._said = said
+
+    def say(self, text: str) -> None:
+        self._said.append(text)
+
     def evaluation(self, record: Any) -> None: ...
 
 
@@ -132,7 +154,7 @@ def loop_of(scripted: Scripted, saved: Saved, first: int = 1, **changes: Any) ->
         lambda done, cursor: saved.append((done.steps, cursor.as_list())),
         lambda step: 100.0,
         engine,
-        Silent(False, 1),
+        Silent(scripted.said),
         scripted.stop,
     )
 
@@ -238,6 +260,25 @@ def test_gradient_that_is_not_finite_ends_the_run_unsaved() -> None:
         loop_of(scripted, saved, checkpoint_every=3).run(Progress())
     assert saved == []
     assert scripted.records[-1].skipped
+    assert scripted.records[-1].skipped_because == "not finite"
+
+
+def test_a_spike_is_passed_over_and_named_with_its_cursor() -> None:
+    scripted, saved = Scripted(spike_at=3), Saved()
+    loop_of(scripted, saved).run(Progress())
+    assert [step for step, _ in saved] == [6]
+    assert [record.skipped for record in scripted.records] == [False, False, True, False, False, False]
+    assert scripted.records[2].skipped_because == "spike"
+    assert scripted.records[3].skipped_because is None
+    assert "step 3 skipped (spike), cursor [0, 0, 2]: too large" in scripted.said
+    assert not any("skipped" in line for line in scripted.said if "step 3" not in line)
+
+
+@pytest.mark.parametrize(("every", "steps"), [(0, []), (2, [2, 4, 6])])
+def test_figures_of_the_parameters_are_written_when_due(every: int, steps: list[int]) -> None:
+    scripted = Scripted()
+    loop_of(scripted, Saved(), parameters_every=every).run(Progress())
+    assert scripted.figures == [(step, {"trust_ratio": {"bias": float(step)}}) for step in steps]
 
 
 def test_a_skipped_step_does_not_advance_the_learning_rate() -> None:
@@ -247,7 +288,17 @@ def test_a_skipped_step_does_not_advance_the_learning_rate() -> None:
     assert [record.lr for record in scripted.records] == [0.5, 0.5, 1.0, 1.0, 1.0, 0.75]
     assert [record.skipped for record in scripted.records] == [True, False, True, False, False, False]
     assert {record.loss_scale for record in scripted.records} == {2.0}
+    assert [record.skipped_because for record in scripted.records[:3]] == ["overflow", None, "overflow"]
+    assert "step 3 skipped (overflow), cursor [0, 0, 2]: the norm is nan at scale 2" in scripted.said
     assert saved == [(6, [0, 0, 6])]
+
+
+def test_a_spike_under_fp16_is_no_step_lost_to_the_scale() -> None:
+    scripted, saved = Scripted(skipped_at=(4, 6), spike_at=5), Saved()
+    loop_of(scripted, saved, max_skipped_steps=4).run(Progress())
+    reasons = [record.skipped_because for record in scripted.records]
+    assert reasons == [None, None, None, "overflow", "spike", "overflow"]
+    assert [record.lr for record in scripted.records] == [0.5, 1.0, 1.0, 0.75, 0.75, 0.75]
 
 
 def test_skipped_steps_at_the_lowest_scale_end_the_run() -> None:

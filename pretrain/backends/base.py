@@ -7,7 +7,7 @@ import torch
 
 from pretrain.config import EngineConfig
 from pretrain.model.encoder import ModelInput
-from pretrain.optim import LossScaleOptions, LossScaler, ShardedOptimizer
+from pretrain.optim import LossScaleOptions, LossScaler, ShardedOptimizer, Skip
 from pretrain.sharding import ShardLayout
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -33,11 +33,11 @@ class LossWeights(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """Of one optimizer step: the global gradient norm before clipping, whether nothing was updated, the loss
-    scale that it had (1 without fp16), and how many steps in a row, with this one, were skipped at the lowest."""
+    """Of one optimizer step: the global gradient norm before clipping, why nothing was updated if so, the loss
+    scale that it had (1 without fp16), and how many steps in a row, with this one, overflowed at the lowest."""
 
     grad_norm: float
-    skipped: bool
+    skip: Skip | None
     loss_scale: float
     lost_steps: int = 0
 
@@ -91,8 +91,13 @@ def make_loss_scaler(options: EngineOptions) -> LossScaler:
     )
 
 
-def finished_step(scaler: LossScaler, grad_norm: float, skipped: bool) -> StepResult:
-    """Tells the scaler of a step and returns what the loop is told."""
-    scale = scaler.scale
-    scaler.update(skipped=skipped)
-    return StepResult(grad_norm, skipped, scale, scaler.lost_steps)
+def finished_step(scaler: LossScaler, grad_norm: float, skip: Skip | None) -> StepResult:
+    """Tells the scaler of a step and returns what the loop is told.
+
+    What is not finite is an overflow where there is a loss scale. A spike is finite: for the scale a good step.
+    """
+    scale, bad = scaler.scale, skip is not None and skip.reason == "not finite"
+    scaler.update(overflow=bad)
+    if bad and scaler.is_needed:
+        skip = Skip("overflow", f"the gradient norm is {grad_norm} at loss scale {scale:g}")
+    return StepResult(grad_norm, skip, scale, scaler.lost_steps)

@@ -5,7 +5,6 @@ so that scale, skipped steps and checkpoints are the same under both engines.
 """
 
 import logging
-from math import nan
 from typing import Any
 
 import deepspeed
@@ -75,8 +74,7 @@ class DeepSpeedBackend:
         self._engine.step()
         if getattr(self._engine.optimizer, "overflow", False):
             # ZeRO finds a gradient that is not finite by itself, on all ranks, and never asks our optimizer.
-            self._optimizer.abandon()
-            return finished_step(self._loss_scaler, nan, skipped=True)
+            return finished_step(self._loss_scaler, *self._optimizer.abandon())
         return finished_step(self._loss_scaler, *self._optimizer.finish())
 
     def score(self, batch: ModelInput) -> tuple[torch.Tensor, ...]:

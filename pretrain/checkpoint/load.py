@@ -92,6 +92,7 @@ def load_checkpoint(folder: Path, optimizer: ShardedOptimizer, rank: int, ranks:
     for kind, tensors in wanted.items():
         _fill(folder, manifest, optimizer.layout, kind, tensors)
     optimizer.applied_steps = manifest.state.applied_steps
+    optimizer.recent_norms = list(manifest.state.recent_norms)
     return manifest
 
 

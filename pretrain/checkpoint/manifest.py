@@ -65,6 +65,7 @@ class RunState(_Part):
     loss_scale: LossScaleState | None = (
         None  # of fp16; None: another precision, or saved before it was carried
     )
+    recent_norms: list[float] = []  # of gradients, where a rule skips outliers among them
     seed: int
     store_fingerprint: str  # of a blend: over all its stores and weights
     blend: list[SavedStore] = []  # empty: one store

@@ -15,7 +15,7 @@ ADAM = ("lamb", "adamw")
 BELONGING: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "optimizer.name": {
         **dict.fromkeys(("optimizer.variant", "optimizer.min_trust", "optimizer.max_trust"), ("lamb",)),
-        "optimizer.trust_1d": ("lamb",),
+        **dict.fromkeys(("optimizer.trust_1d", "log.parameters_every"), ("lamb",)),
         **dict.fromkeys(("optimizer.beta1", "optimizer.beta2", "optimizer.eps"), ADAM),
         "optimizer.bias_correction": ADAM,
         **dict.fromkeys(("optimizer.momentum", "optimizer.nesterov"), ("sgd",)),
@@ -51,6 +51,11 @@ def check_belonging(recipe: Recipe, said: Mapping[str, Said], default_place: str
                 f"{said[found[0]].place} says {found[0]} and {said[found[1]].place} says {found[1]}: they "
                 "exclude each other, say one."
             )
+    if "train.spike_window" in chosen and recipe.train.spike_factor is None:
+        raise UsageError(
+            f"{chosen['train.spike_window'].place}: train.spike_window has no meaning alone: say train.spike_factor, "
+            "how many medians of that window a gradient norm may be."
+        )
     _check_missing(recipe)
 
 

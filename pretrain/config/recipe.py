@@ -84,8 +84,12 @@ class Train(Section):
     micro_batch: PositiveInt | Literal["auto"] = "auto"
     activation_checkpointing: Literal["none", "full"] | PositiveInt = "none"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the masked-token loss, in training only
+    spike_factor: Annotated[float, Field(gt=1)] | None = (
+        None  # None: no step is skipped for its gradient norm
+    )
+    spike_window: PositiveInt = 50
     stop_at_step: PositiveInt | None = None  # save and end with exit code 75 there, to be started again
-    max_skipped_steps: PositiveInt = 20  # fp16: so many in a row at the lowest loss scale end the run
+    max_skipped_steps: PositiveInt = 20  # fp16: overflows in a row at the lowest loss scale that end the run
 
 
 class Optimizer(Section):
@@ -147,6 +151,7 @@ class Log(Section):
 
     every: PositiveInt = 10
     samples: bool = False
+    parameters_every: Annotated[int, Field(ge=0)] = 0  # trust ratios and norms of each parameter; 0: never
 
 
 class Recipe(Section):

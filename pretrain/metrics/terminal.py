@@ -37,11 +37,6 @@ class Terminal:
 
     def step(self, record: StepRecord, total_steps: int, seconds_left: float) -> None:
         """One optimizer step."""
-        if record.skipped:
-            self.say(
-                f"step {record.step}: gradient norm {record.grad_norm} at loss scale {record.loss_scale:g}, "
-                "nothing was updated"
-            )
         figures = (
             f"loss {record.loss:.4f}  mlm {record.mlm_loss:.4f}  nsp {record.nsp_loss:.4f}  lr {record.lr:.3g}  "
             f"norm {record.grad_norm:.3g}  {record.tokens_per_second:,.0f} tokens/s"

@@ -9,6 +9,8 @@ from pretrain.optim.scaling import scaled_lr
 from pretrain.optim.schedule import Schedule
 from pretrain.optim.sgd import SgdOptions
 from pretrain.optim.sharded import Rule, ShardedOptimizer
+from pretrain.optim.skipping import Skip, SkipReason
+from pretrain.optim.spikes import SpikeRule
 
 __all__ = [
     "AdamWOptions",
@@ -22,6 +24,9 @@ __all__ = [
     "Schedule",
     "SgdOptions",
     "ShardedOptimizer",
+    "Skip",
+    "SkipReason",
+    "SpikeRule",
     "decay_of",
     "scaled_lr",
 ]

@@ -5,8 +5,10 @@ under both engines; Micikevicius et al. 2018 (arXiv 1710.03740, section 3.2) is 
 
 - a step whose gradient is not finite is skipped, and the scale is halved, down to `min_scale`. With a hysteresis of
   h the first h - 1 such steps are skipped without it;
-- a good step with a positive multiple of `window` good steps before it, counted from the last skipped one, doubles
+- a good step with a positive multiple of `window` good steps before it, counted from the last bad one, doubles
   the scale and restores the hysteresis.
+
+A step that is skipped for another reason has a finite gradient, and is a good one here.
 """
 
 from dataclasses import dataclass
@@ -32,9 +34,9 @@ class LossScaleState:
     """What a checkpoint keeps, so that a run that goes on skips and scales as if it had never stopped."""
 
     scale: float
-    good_steps: int  # since the last skipped one
+    good_steps: int  # since the last overflow
     hysteresis_left: int
-    lost_steps: int  # skipped in a row at the lowest scale
+    lost_steps: int  # in a row that overflowed at the lowest scale
 
 
 class LossScaler:
@@ -43,6 +45,7 @@ class LossScaler:
     def __init__(self, options: LossScaleOptions | None = None) -> None:
         """Without options the scale is 1 for ever, as fp32 and bf16 need it."""
         self._options = options or LossScaleOptions()
+        self.is_needed = options is not None
         self._state = LossScaleState(self._options.initial_scale, 0, self._options.hysteresis, 0)
 
     @property
@@ -51,7 +54,7 @@ class LossScaler:
 
     @property
     def lost_steps(self) -> int:
-        """How many steps were skipped in a row although the scale was as low as it may be."""
+        """How many steps overflowed in a row although the scale was as low as it may be."""
         return self._state.lost_steps
 
     @property
@@ -70,11 +73,11 @@ class LossScaler:
             saved.lost_steps,
         )
 
-    def update(self, *, skipped: bool) -> None:
+    def update(self, *, overflow: bool) -> None:
         """Counts a global step, once."""
-        self._state = self._after_skipped() if skipped else self._after_good()
+        self._state = self._after_overflow() if overflow else self._after_good()
 
-    def _after_skipped(self) -> LossScaleState:
+    def _after_overflow(self) -> LossScaleState:
         options, now = self._options, self._state
         lowest = not options.dynamic or now.scale <= options.min_scale
         lost = now.lost_steps + 1 if lowest else 0

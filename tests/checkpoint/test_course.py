@@ -67,6 +67,12 @@ def test_a_checkpoint_from_before_loss_scales_is_read_and_one_with_a_scale_goes_
     assert RunState.model_validate_json(scaled.model_dump_json()) == scaled
 
 
+def test_a_checkpoint_from_before_the_rule_for_spikes_is_read() -> None:
+    content = state().model_dump()
+    del content["recent_norms"]
+    assert RunState.model_validate(content) == state()
+
+
 def test_an_option_that_came_later_had_its_default_before() -> None:
     old, now = (
         {"seq_len": 128, "objective": "mlm"},

@@ -51,6 +51,7 @@ VALUES = {
     "optimizer.nesterov": "true",
     "optimizer.trust_1d": "false",
     "optimizer.base_batch": "512",
+    "log.parameters_every": "5",
 }
 NEEDED = {
     "step": ("schedule.decay_rate=0.5", "schedule.decay_every=3"),
@@ -150,3 +151,11 @@ def test_the_length_by_steps_and_by_tokens(read: Read) -> None:
 def test_decay_every_is_a_share_below_one_and_a_count_from_one_on(read: Read, every: str, steps: int) -> None:
     schedule = f'schedule = {{name = "step", decay_rate = 0.5, decay_every = {every}}}'
     assert read(f"train.steps = 40\n{schedule}").recipe.decay_steps == steps
+
+
+def test_a_window_needs_its_factor(read: Read) -> None:
+    with pytest.raises(
+        UsageError, match=r"command line .*: train.spike_window has no meaning alone: say train.sp"
+    ):
+        read("", "train.spike_window=8")
+    assert read("", "train.spike_window=8", "train.spike_factor=3").recipe.train.spike_window == 8

@@ -21,7 +21,7 @@ from pretrain.build import row_stream
 from pretrain.data.loader import Loader, StepBatches
 from pretrain.data.order import Cursor
 from pretrain.data.store import TokenStore
-from pretrain.optim import LambOptions, LossScaleState, ShardedOptimizer
+from pretrain.optim import LambOptions, LossScaleState, ShardedOptimizer, Skip
 from tests.numerics import courses
 from tests.numerics.courses import Cell, Course, deviation
 from tests.numerics.runs import STEPS, Ending, Start, newest, prepare, records, start
@@ -131,7 +131,7 @@ def overflow_under(make: Callable[[], Backend], steps: list[StepBatches], where:
     """Steps 1, 2 with an overflow, and 3; and 1 and 3 by a control that has the scale which 3 should have."""
     backend, control = make(), make()
     for each in (backend, control):
-        assert take(each, steps[0]) == replaced_norm(each, StepResult(0.0, False, START_SCALE))
+        assert take(each, steps[0]) == replaced_norm(each, StepResult(0.0, None, START_SCALE))
     before = snapshot(backend, steps[0])
     result, after = take(backend, steps[1], where), snapshot(backend, steps[0])
     state = backend.loss_scaler.state
@@ -158,12 +158,12 @@ def replaced_norm(backend: Backend, expected: StepResult) -> StepResult:
 class AdvancesAMoment(ShardedOptimizer):
     """Takes a skipped step for one whose gradient was 0."""
 
-    def finish(self) -> tuple[float, bool]:
-        norm, skipped = super().finish()
-        if skipped:
+    def finish(self) -> tuple[float, Skip | None]:
+        norm, skip = super().finish()
+        if skip is not None:
             for moment in self.moments("exp_avg"):
                 moment.mul_(0.9)
-        return norm, skipped
+        return norm, skip
 
 
 def overflows(folder: Path) -> dict[str, Overflow]:
@@ -199,7 +199,9 @@ def test_overflow_on_one_rank_of_two(folder: Path) -> None:
     first, second = run_ranks(overflows, 2, folder, timeout=240.0)
     for name, found in first.items():
         other = second[name]
-        assert found.result[1:] == other.result[1:] == (True, START_SCALE, 0), name
+        for result in (found.result, other.result):
+            assert result[2:] == (START_SCALE, 0), name
+            assert result.skip is not None and result.skip.reason == "overflow", name
         assert not torch.isfinite(torch.tensor([found.result.grad_norm, other.result.grad_norm])).any(), name
         assert found.after == other.after == LossScaleState(START_SCALE / 2, 0, 1, 0), name
         for each in (found, other):
@@ -286,6 +288,7 @@ def test_scale_and_learning_rate_go_by_the_skipped_steps(runs: Path, name: str) 
     assert [line["loss_scale"] for line in lines] == scales
     assert [line["lr"] for line in lines] == pytest.approx(rates)
     assert all((line["grad_norm"] is None) == line["skipped"] for line in lines)
+    assert {line.get("skipped_because") for line in lines if line["skipped"]} == {"overflow"}
     state = newest(runs / name)[1].state
     assert (state.step, state.applied_steps) == (STEPS, STEPS - sum(skipped))
     # The data goes on all the same.

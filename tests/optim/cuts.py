@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from pretrain.optim import Rule, ShardedOptimizer
+from pretrain.optim import Rule, ShardedOptimizer, Skip
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
 
 # A matrix larger than one run of the norm's sum, a vector, a matrix, a single number.
@@ -51,7 +51,7 @@ class Bound:
                 whole[piece.parameter][piece.start : piece.end] = view
         return [values.view(info.shape) for values, info in zip(whole, PARAMETERS, strict=True)]
 
-    def step(self, gradients: list[Tensor], lr: float) -> tuple[float, bool]:
+    def step(self, gradients: list[Tensor], lr: float) -> tuple[float, Skip | None]:
         self.scatter(gradients, "grad")
         self.optimizer.begin(lr)
         self.optimizer.step()

@@ -8,33 +8,33 @@ from deepspeed.runtime.fp16 import loss_scaler as theirs
 
 from pretrain.optim import LossScaleOptions, LossScaler, LossScaleState
 
-GOOD, SKIPPED = False, True
+GOOD, BAD = False, True
 
 
 def scales(options: LossScaleOptions, steps: list[bool]) -> list[float]:
     """The scale after each step."""
     scaler, found = LossScaler(options), []
-    for skipped in steps:
-        scaler.update(skipped=skipped)
+    for bad in steps:
+        scaler.update(overflow=bad)
         found.append(scaler.scale)
     return found
 
 
 def test_growth_by_hand() -> None:
-    """A window of 3: the 4th good step in a row doubles the scale, then the 7th; a skipped one starts anew."""
+    """A window of 3: the 4th good step in a row doubles the scale, then the 7th; a bad one starts anew."""
     options = LossScaleOptions(8.0, dynamic=True, window=3)
     table = [
         (GOOD, 8), (GOOD, 8), (GOOD, 8), (GOOD, 16), (GOOD, 16), (GOOD, 16), (GOOD, 32),
-        (SKIPPED, 16), (GOOD, 16), (GOOD, 16), (SKIPPED, 8),
+        (BAD, 16), (GOOD, 16), (GOOD, 16), (BAD, 8),
         (GOOD, 8), (GOOD, 8), (GOOD, 8), (GOOD, 16),
     ]  # fmt: skip
-    assert scales(options, [skipped for skipped, _ in table]) == [scale for _, scale in table]
+    assert scales(options, [bad for bad, _ in table]) == [scale for _, scale in table]
 
 
 def test_hysteresis_by_hand() -> None:
-    """Of 3: two skipped steps are forgiven; growth forgives two more, a good step only where it is told to."""
+    """Of 3: two bad steps are forgiven; growth forgives two more, a good step only where it is told to."""
     options = LossScaleOptions(8.0, dynamic=True, window=1, hysteresis=3)
-    steps = [SKIPPED, SKIPPED, SKIPPED, SKIPPED, GOOD, SKIPPED, GOOD, GOOD, SKIPPED, SKIPPED, SKIPPED]
+    steps = [BAD, BAD, BAD, BAD, GOOD, BAD, GOOD, GOOD, BAD, BAD, BAD]
     assert scales(options, steps) == [8, 8, 4, 2, 2, 1, 1, 2, 2, 2, 1]
     refilled = LossScaleOptions(8.0, dynamic=True, window=9, hysteresis=3, refill_hysteresis=True)
     assert scales(refilled, steps[:6]) == [8, 8, 4, 2, 2, 2]
@@ -43,8 +43,8 @@ def test_hysteresis_by_hand() -> None:
 def test_lowest_scale_and_steps_lost_there() -> None:
     scaler = LossScaler(LossScaleOptions(8.0, dynamic=True, window=9, min_scale=3.0))
     lost = []
-    for skipped in (SKIPPED, SKIPPED, SKIPPED, SKIPPED, GOOD, SKIPPED):
-        scaler.update(skipped=skipped)
+    for bad in (BAD, BAD, BAD, BAD, GOOD, BAD):
+        scaler.update(overflow=bad)
         lost.append((scaler.scale, scaler.lost_steps))
     assert lost == [(4, 0), (3, 0), (3, 1), (3, 2), (3, 0), (3, 1)]
 
@@ -54,8 +54,8 @@ def test_a_scale_that_stays(options: LossScaleOptions | None) -> None:
     scaler = LossScaler(options)
     first = scaler.scale
     assert first == (1 if options is None else 96)
-    for skipped in (*[GOOD] * 2000, SKIPPED, SKIPPED):
-        scaler.update(skipped=skipped)
+    for bad in (*[GOOD] * 2000, BAD, BAD):
+        scaler.update(overflow=bad)
         assert scaler.scale == first
     assert scaler.lost_steps == 2
 
@@ -84,9 +84,9 @@ def test_equals_deepspeeds_own(
     generator = random.Random(window * 10 + hysteresis)
     seen = set()
     for step in range(400):
-        skipped = generator.random() < (0.3 if step < 100 else 0.95)
-        peer.update_scale(skipped)
-        ours.update(skipped=skipped)
+        bad = generator.random() < (0.3 if step < 100 else 0.95)
+        peer.update_scale(bad)
+        ours.update(overflow=bad)
         assert (ours.scale, ours.state.hysteresis_left) == (peer.cur_scale, peer.cur_hysteresis), step
         seen.add(ours.scale)
     assert len(seen) > 3 and min(seen) == 4.0
@@ -94,15 +94,15 @@ def test_equals_deepspeeds_own(
 
 def test_goes_on_from_a_state() -> None:
     options = LossScaleOptions(2.0**12, dynamic=True, window=3, hysteresis=2)
-    steps = [GOOD] * 4 + [SKIPPED] + [GOOD] * 2 + [SKIPPED] + [GOOD] * 9
+    steps = [GOOD] * 4 + [BAD] + [GOOD] * 2 + [BAD] + [GOOD] * 9
     for stop in range(len(steps)):
         first, second = LossScaler(options), LossScaler(options)
-        for skipped in steps[:stop]:
-            first.update(skipped=skipped)
+        for bad in steps[:stop]:
+            first.update(overflow=bad)
         second.restore(first.state)
-        for skipped in steps[stop:]:
-            first.update(skipped=skipped)
-            second.update(skipped=skipped)
+        for bad in steps[stop:]:
+            first.update(overflow=bad)
+            second.update(overflow=bad)
             assert second.state == first.state
 
 
