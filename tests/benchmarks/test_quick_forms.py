@@ -68,3 +68,17 @@ def test_start(cache: Path) -> None:
         assert 0 < run["open_seconds"] < run["first_batch_seconds"]
         assert run["imported_bytes"] <= run["opened_bytes"] <= run["first_batch_bytes"] <= run["end_bytes"]
     assert "random batches/s" in printed
+
+
+@pytest.mark.slow
+def test_naive_lamb(cache: Path) -> None:
+    found, printed = quick("naive_lamb", cache)
+    plain, *runs = found["runs"]
+    assert len(plain["losses"]) == found["steps"] == 20
+    deviations = {(run["name"], run["ranks"]): run["loss_deviation"] for run in runs}
+    assert all(
+        deviation < 2e-6 if name == "ours" else deviation > 2e-3
+        for (name, _), deviation in deviations.items()
+    )
+    assert len(deviations) == 4
+    assert "trust ratios" in printed
