@@ -52,6 +52,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def _runs(folder: Path, steps: int, num_ranks: Sequence[int]) -> list[dict[str, Any]]:
+    torch.set_num_threads(1)  # of matrices this small, two threads make nothing faster
     ratios: list[dict[str, float]] = []
     setting = Setting("lamb", False, steps)
     plain = plain_course(folder, setting, torch.float32, trust_ratios=ratios)

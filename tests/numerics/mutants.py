@@ -30,7 +30,7 @@ class NaiveLamb(torch.optim.Optimizer):
 
     def __init__(self, parameters: Iterator[torch.nn.Parameter]) -> None:
         super().__init__(list(parameters), {"lr": 0.0})
-        self.steps = 0
+        self.steps = self.applied_steps = 0
         self.trust_ratios: list[float] = []
 
     def bind(self, layout: ShardLayout) -> None:
@@ -64,6 +64,7 @@ class NaiveLamb(torch.optim.Optimizer):
             weight.sub_(update, alpha=self.lr * trust)
 
     def finish(self) -> tuple[float, bool]:
+        self.applied_steps = self.steps
         return self.norm, False
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.numerics.cells import Cell
 from tests.numerics.conftest import Judge
-from tests.numerics.deviations import FP32_LOSS, FP32_NORM
+from tests.numerics.deviations import FP32_NORM, LOSS
 from tests.numerics.mutants import CONTROL, broken_courses
 from tests.numerics.outcome import Outcome, relative
 from tests.worlds import run_ranks
@@ -41,12 +41,12 @@ def test_all_are_tried(broken: dict[str, Outcome]) -> None:
 def test_naive_lamb_is_right_where_no_weight_is_cut(judge: Judge, broken: dict[str, Outcome]) -> None:
     """So that the cut is what it fails on."""
     loss, norm = distances(judge, broken[CONTROL])
-    assert loss < FP32_LOSS and norm < FP32_NORM
+    assert loss < LOSS["fp32"] and norm < FP32_NORM
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_is_red(judge: Judge, broken: dict[str, Outcome], name: str) -> None:
     loss, norm = distances(judge, broken[name], packing=name == "mean of means, fsdp 3")
     print(f"{name}: loss {loss:.1e}, gradient norm {norm:.1e}")
-    assert loss > CLEARLY_RED * FP32_LOSS
+    assert loss > CLEARLY_RED * LOSS["fp32"]
     assert norm > CLEARLY_RED * FP32_NORM
