@@ -27,7 +27,8 @@ from tests.tiny_store import write_tiny_store
 from tests.worlds import run_ranks
 
 STAGE = 2
-STEPS, QUICK_STEPS = 300, 20
+# Beyond some 160 steps at this learning rate any two runs part, ours and two plain ones alike.
+STEPS, QUICK_STEPS = 150, 20
 NUM_RANKS = {False: (1, 2, 4), True: (1, 2)}
 _HELDOUT_ROWS = 64
 _SECONDS_PER_WORLD = 900.0
@@ -97,11 +98,11 @@ def heldout_loss(outcome: Outcome, folder: Path) -> float:
 
 def _make_table(result: dict[str, Any]) -> Table:
     steps = result["steps"]
-    marks = [step for step in (10, 50, 100, 300) if step <= steps]
+    marks = [step for step in (10, 50, 100, 150) if step <= steps]
     title = f"LAMB under ZeRO-{STAGE}, {steps} steps; the loss is the mean of ten steps up to the one named"
     table = Table(title=title, title_justify="left")
-    headings = ["", "ranks", *(f"loss {step}" for step in marks), "held-out"]
-    for heading in (*headings, "loss deviates", "weights deviate", "trust ratios in the last step"):
+    headings = ["", "ranks", *(f"at {step}" for step in marks), "held-out"]
+    for heading in (*headings, "loss off by", "weights off by", "last trust ratios"):
         table.add_column(heading, justify="right", no_wrap=True)
     for run in result["runs"]:
         losses = [f"{statistics.fmean(run['losses'][step - 10 : step]):.3f}" for step in marks]

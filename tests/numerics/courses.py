@@ -48,7 +48,12 @@ def courses_of(folder: Path, cells: list[Cell], steps: int) -> list[Outcome]:
     """On a rank."""
     enter()
     store = TokenStore.open(folder / "store")
-    return [train_course(make_backend(cell, store, folder), store, cell, steps) for cell in cells]
+    outcomes = []
+    for cell in cells:
+        backend = make_backend(cell, store, folder)
+        assert len(backend.layout.shards) > 1 or not cell.zero, "no sub-groups"
+        outcomes.append(train_course(backend, store, cell, steps))
+    return outcomes
 
 
 def enter() -> None:
