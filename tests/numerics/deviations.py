@@ -14,18 +14,7 @@ from tests.numerics.outcome import Deviation
 # Relative, over all steps; of the weights the L2 norm of a parameter after the last.
 LOSS = MappingProxyType({"fp32": 2e-6, "bf16": 1e-3})
 FP32_NORM, FP32_WEIGHTS = 5e-6, 2e-5
-# A parameter may be farther off only by this much of what the plain float32 process itself is from float64.
-TIMES_OWN_ROUNDING = 4
 _COLUMNS = ("loss", "gradient norm", "weights", "farthest parameter", "loss from float64")
-
-
-def too_far(found: Deviation, own_rounding: Deviation) -> dict[str, float]:
-    """The parameters beyond the float32 tolerance; `own_rounding` is the float32 judge's from float64."""
-    return {
-        name: distance
-        for name, distance in found.weights.items()
-        if distance > max(FP32_WEIGHTS, TIMES_OWN_ROUNDING * own_rounding.weights[name])
-    }
 
 
 @dataclass(frozen=True)
