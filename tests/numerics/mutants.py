@@ -10,16 +10,17 @@ from torch import Tensor
 
 from pretrain.backends.base import Backend, LossWeights, StepResult
 from pretrain.backends.deepspeed import DeepSpeedBackend
+from pretrain.build import BackendName
 from pretrain.data.batches import Batch
 from pretrain.data.store import TokenStore
 from pretrain.optim import ShardedOptimizer
 from pretrain.sharding import ShardLayout, Slice
-from tests.numerics.cells import Cell
+from tests.numerics.cells import Cell, in_one_process
 from tests.numerics.courses import engine_options, enter, make_backend, train_course
 from tests.numerics.outcome import Outcome
 from tests.numerics.recipe import BETA1, BETA2, EPS, MAX_GRAD_NORM, WEIGHT_DECAY, make_model
 
-CONTROL = "naive LAMB, stage 0"
+NAIVE = "naive LAMB"
 
 
 class NaiveLamb(torch.optim.Optimizer):
@@ -120,35 +121,47 @@ class MeanOfMeans:
         self._backend.refresh_weights()
 
 
-def broken_courses(folder: Path, steps: int) -> dict[str, Outcome]:
-    """On a rank: the outcome of each, by name, and of one that is not broken, `CONTROL`."""
+def mutants(ranks: int) -> list[tuple[str, Cell]]:
+    """What is broken and where, in the order in which one process runs them."""
+    both: tuple[tuple[BackendName, int], ...] = (("fsdp", 3), ("deepspeed", 3))
+    found = [
+        (NAIVE, Cell("deepspeed", 0, ranks)),  # not broken there: no weight is cut
+        (NAIVE, Cell("deepspeed", 2, ranks)),
+        ("mean of means", Cell("deepspeed", 2, ranks)),
+        ("mean of means", Cell("fsdp", 3, ranks, packing=True)),
+        # At stage 3 every parameter is cut; at stage 0 the ranks are replicas.
+        *(
+            (name, Cell(backend, stage, ranks))
+            for name in ("own norm", "own trust")
+            for backend, stage in both
+        ),
+        ("over replicas", Cell("fsdp", 0, ranks)),
+        ("over replicas", Cell("deepspeed", 0, ranks)),
+    ]
+    return sorted(found, key=lambda mutant: in_one_process(mutant[1]))
+
+
+def broken_courses(folder: Path, steps: int) -> list[Outcome]:
+    """On a rank: the outcomes of `mutants`."""
     enter()
-    store, ranks = TokenStore.open(folder / "store"), dist.get_world_size()
-    found = {}
-
-    def take(name: str, backend: Backend, cell: Cell) -> None:
-        found[f"{name}, {cell.backend} {cell.stage}" if name != CONTROL else name] = train_course(
-            backend, store, cell, steps
-        )
-
-    for name, stage in ((CONTROL, 0), ("naive LAMB", 2)):
-        cell = Cell("deepspeed", stage, ranks)
-        take(name, naive_backend(cell, store, folder), cell)
-    for cell in (Cell("deepspeed", 2, ranks), Cell("fsdp", 3, ranks, packing=True)):
-        backend: Any = MeanOfMeans(make_backend(cell, store, folder), ranks * cell.accumulation)
-        take("mean of means", backend, cell)
-    layouts = (
-        ("own norm", OwnNormOnly, 3),
-        ("own trust", OwnTrustOnly, 3),
-        ("over replicas", OverReplicas, 0),
-    )
-    for name, kind, stage in layouts:
-        for cell in (Cell("fsdp", stage, ranks), Cell("deepspeed", stage, ranks)):
-            sound = make_backend(cell, store, folder)
-            ours = sound.layout
-            sound.optimizer.bind(kind(ours.parameters, ours.shards, ours.group, ours.replica))
-            take(name, sound, cell)
+    store = TokenStore.open(folder / "store")
+    found = []
+    for name, cell in mutants(dist.get_world_size()):
+        backend = _broken(name, cell, store, folder)
+        found.append(train_course(backend, store, cell, steps))
     return found
+
+
+def _broken(name: str, cell: Cell, store: TokenStore, folder: Path) -> Backend:
+    if name == NAIVE:
+        return naive_backend(cell, store, folder)
+    sound = make_backend(cell, store, folder)
+    if name == "mean of means":
+        return MeanOfMeans(sound, cell.ranks * cell.accumulation)
+    kind = {"own norm": OwnNormOnly, "own trust": OwnTrustOnly, "over replicas": OverReplicas}[name]
+    ours = sound.layout
+    sound.optimizer.bind(kind(ours.parameters, ours.shards, ours.group, ours.replica))
+    return sound
 
 
 def naive_backend(cell: Cell, store: TokenStore, folder: Path) -> Backend:
