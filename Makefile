@@ -19,7 +19,7 @@ INSTALLED = $(VENV)/installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test test-full check bench-data bench-optimizer environment clean
+.PHONY: help pretrain test test-full test-matrix check bench-data bench-optimizer environment clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test: environment ## environment, then every test
 
 test-full: environment ## the same, with the sweeps that `test` takes a sample of in full
 	python -m pytest --in-full
+
+test-matrix: environment ## every engine, stage, cut and precision beside one plain process; writes the table of the docs
+	python -m pytest --in-full tests/numerics/test_matrix.py --matrix-results tests/benchmarks/results
 
 check: environment ## lint, types and the fast tests
 	ruff check .

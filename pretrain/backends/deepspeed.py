@@ -38,6 +38,7 @@ class DeepSpeedBackend:
         self._loss_factor = 1 if options.precision == "fp16" else options.world_size
         self._stage = options.config.stage
         named = list(model.encoder.named_parameters())
+        weights = [parameter.detach() for _, parameter in named]
         self._engine, *_ = deepspeed.initialize(
             model=model.to(options.device), optimizer=optimizer, config=engine_json(options)
         )
@@ -46,6 +47,8 @@ class DeepSpeedBackend:
         self._optimizer = optimizer
         self._layout = zero_layout(self._engine, named, self._stage)
         optimizer.bind(self._layout)
+        if options.precision != "fp32" and self._stage > 0:
+            self._set_masters(weights)
 
     @property
     def layout(self) -> ShardLayout:
@@ -93,6 +96,14 @@ class DeepSpeedBackend:
             if zero.persistent_parameters:
                 zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
             zero.invalidate_secondary_tensor()
+
+    @torch.no_grad()
+    def _set_masters(self, weights: list[torch.Tensor]) -> None:
+        """DeepSpeed rounds the model to half precision first and copies its fp32 master weights from that."""
+        for shard in self._layout.shards:
+            for piece, master in zip(shard.slices, shard.views(shard.tensor), strict=True):
+                master.copy_(weights[piece.parameter].flatten()[piece.start : piece.end])
+        self.refresh_weights()
 
     def _norm_before_sub_groups(self) -> torch.Tensor | None:
         """Stage 3 steps one sub-group at a time, so with several the norm must be known before the first."""

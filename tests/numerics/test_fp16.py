@@ -11,7 +11,6 @@ from typing import Any, Literal
 import pytest
 import torch
 import torch.distributed as dist
-from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 
 from pretrain import comm
@@ -22,21 +21,24 @@ from pretrain.data.loader import Loader, StepBatches
 from pretrain.data.order import Cursor
 from pretrain.data.store import TokenStore
 from pretrain.optim import LambOptions, LossScaleState, ShardedOptimizer, Skip
-from tests.numerics import courses
-from tests.numerics.courses import Cell, Course, deviation
+from tests.numerics.cells import Cell, in_one_process
+from tests.numerics.conftest import Judge
+from tests.numerics.courses import engine_options, enter, make_backend, run_cells
+from tests.numerics.outcome import deviation
+from tests.numerics.recipe import GLOBAL_BATCH, SEED, make_model
 from tests.numerics.runs import STEPS, Ending, Start, newest, prepare, records, start
-from tests.tiny_store import write_tiny_store
 from tests.worlds import run_ranks
 
 # Measured: at most 1.1e-4 (loss) and 4.6e-4 (gradient norm), bf16's thirtieth part.
 LOSS_TOLERANCE, NORM_TOLERANCE = 5e-4, 2e-3
 SUB_GROUPS = (("sub_group_size", 5000), ("stage3_param_persistence_threshold", 100))
-CELLS = (
-    *(Cell("fsdp", stage, "fp16") for stage in range(4)),
-    *(Cell("deepspeed", stage, "fp16") for stage in (1, 2, 3)),
-    Cell("deepspeed", 3, "fp16", zero=SUB_GROUPS),
-    # Last: its autocast stays switched on for the process.
-    Cell("deepspeed", 0, "fp16"),
+CELLS = sorted(
+    [
+        *(Cell("fsdp", stage, precision="fp16") for stage in range(4)),
+        *(Cell("deepspeed", stage, precision="fp16") for stage in range(4)),
+        Cell("deepspeed", 3, precision="fp16", zero=SUB_GROUPS),
+    ],
+    key=in_one_process,
 )
 START_SCALE = 2.0**10  # of a cell
 LR = 0.01
@@ -46,33 +48,11 @@ STOP = f"train.stop_at_step={HALF}"
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("fp16")
-    write_tiny_store(path / "store")
-    return path
-
-
-def enter() -> None:
-    """On a rank; DeepSpeed asks whether the CPU is fast at fp16, which does not matter here."""
-    courses.enter()
-    accelerator: Any = get_accelerator()
-    accelerator.is_fp16_supported = lambda: True
-
-
-def courses_of(folder: Path) -> dict[str, Course]:
-    enter()
-    store = TokenStore.open(folder / "store")
-    return {
-        str(cell): courses.train_course(courses.make_backend(cell, store, folder), store) for cell in CELLS
-    }
-
-
-def test_stays_near_one_plain_process_in_float64(folder: Path) -> None:
-    judge, ranks = courses.plain_course(folder), run_ranks(courses_of, 2, folder, timeout=240.0)
-    for cell in map(str, CELLS):
-        found = deviation(judge, courses.joined([rank[cell] for rank in ranks]))
-        print(cell, found)
+def test_stays_near_one_plain_process_in_float64(course_folder: Path, judge: Judge) -> None:
+    plain = judge(CELLS[0].setting(STEPS), torch.float64)
+    for cell, outcome in run_cells(course_folder, CELLS, STEPS, timeout=240.0).items():
+        found = deviation(plain, outcome)
+        print(cell, found.loss, found.grad_norm)
         assert 1e-6 < found.loss < LOSS_TOLERANCE, (cell, found)
         assert found.grad_norm < NORM_TOLERANCE, (cell, found)
 
@@ -169,20 +149,20 @@ class AdvancesAMoment(ShardedOptimizer):
 def overflows(folder: Path) -> dict[str, Overflow]:
     enter()
     store = TokenStore.open(folder / "store")
-    stream = row_stream(store, "train", courses.SAMPLING, courses.SEED)
-    cut = (courses.GLOBAL_BATCH, courses.MICRO_BATCH, dist.get_rank(), dist.get_world_size())
+    stream = row_stream(store, "train", CELLS[0].setting(STEPS).sampling, SEED)
+    cut = (GLOBAL_BATCH, CELLS[0].micro_batch, dist.get_rank(), dist.get_world_size())
     with Loader(stream, Cursor(0, 0, 0), *cut) as loader:
         steps = list(islice(loader, 3))
 
     def mutant() -> Backend:
-        model = courses.make_model(store, folder)
+        model = make_model(store, folder)
         optimizer = AdvancesAMoment(
             model.encoder.parameters(), LambOptions(), weight_decay=0.01, max_grad_norm=1.0
         )
-        return FsdpBackend(model, optimizer, courses.engine_options(once(CELLS[2])))
+        return FsdpBackend(model, optimizer, engine_options(once(CELLS[2])))
 
     def make(cell: Cell) -> Callable[[], Backend]:
-        return lambda: courses.make_backend(once(cell), store, folder)
+        return lambda: make_backend(once(cell), store, folder)
 
     found = {"mutant": overflow_under(mutant, steps)}
     for stage in (1, 2, 3):
@@ -195,8 +175,8 @@ def once(cell: Cell) -> Cell:
     return replace(cell, fp16=(*cell.fp16, ("hysteresis", 1)))
 
 
-def test_overflow_on_one_rank_of_two(folder: Path) -> None:
-    first, second = run_ranks(overflows, 2, folder, timeout=240.0)
+def test_overflow_on_one_rank_of_two(course_folder: Path) -> None:
+    first, second = run_ranks(overflows, 2, course_folder, timeout=240.0)
     for name, found in first.items():
         other = second[name]
         for result in (found.result, other.result):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.build import BackendName
-from tests.numerics.courses import relative
+from tests.numerics.outcome import relative
 from tests.numerics.runs import Ending, Start, newest, prepare, records, start
 from tests.worlds import run_ranks
 
