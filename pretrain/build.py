@@ -6,6 +6,7 @@ With `run`, which puts them to work, the only module that knows every room.
 import platform
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,9 +27,20 @@ from pretrain.data.stream import RowStream
 from pretrain.errors import UsageError
 from pretrain.evaluate import ENTROPY_TOKENS, Evaluator, HeldoutRows, token_shares
 from pretrain.model import ModelOptions, PretrainingModel, build_model
-from pretrain.optim import AdamWOptions, LambOptions, Schedule, ShardedOptimizer
+from pretrain.optim import (
+    AdamWOptions,
+    LambOptions,
+    Rule,
+    RunLength,
+    Schedule,
+    SgdOptions,
+    ShardedOptimizer,
+    SpikeRule,
+    scaled_lr,
+)
 
 BackendName = Literal["deepspeed", "fsdp"]
+MEASURED_ROWS = 4096  # of which the samples are counted, at most
 
 
 @dataclass(frozen=True)
@@ -48,12 +60,25 @@ def engine_options(request: Request) -> EngineOptions:
     """Precision and batch cut of this run. Raises UsageError where they cannot be honoured."""
     config = request.config
     micro_batch, accumulation = batch_cut(config, request.place.world_size)
-    enabled = config.engine.bf16.enabled
-    bf16 = comm.has_fast_bf16(request.device) if enabled == "auto" else enabled
-    precision: Precision = "bf16" if bf16 else "fp32"
+    precision = _precision(request)
     return EngineOptions(
         config.engine, precision, micro_batch, accumulation, request.place.world_size, request.device
     )
+
+
+def _precision(request: Request) -> Precision:
+    """What the ds_config says; bf16 is "auto" only where fp16 is not asked for."""
+    engine, device = request.config.engine, request.device
+    if engine.fp16.enabled is True:
+        if request.backend == "deepspeed" and not comm.has_native_fp16(device):
+            raise UsageError(
+                f"fp16.enabled is true in the ds_config, but DeepSpeed refuses fp16 on this {device.type} device, "
+                "which has no fp16 arithmetic: use bf16 or fp32 there, or --backend fsdp."
+            )
+        return "fp16"
+    enabled = engine.bf16.enabled
+    bf16 = comm.has_fast_bf16(device) if enabled == "auto" else enabled
+    return "bf16" if bf16 else "fp32"
 
 
 def sampling_options(recipe: Recipe) -> SamplingOptions:
@@ -80,9 +105,12 @@ def row_stream(store: TokenStore, split: str, options: SamplingOptions, seed: in
 
 def build_encoder(recipe: Recipe, store: TokenStore) -> PretrainingModel:
     """The model for the store, in fp32 on the CPU."""
-    choice = recipe.train.activation_checkpointing
     return build_model(
-        ModelOptions(**recipe.model.model_dump(), activation_checkpointing=choice),
+        ModelOptions(
+            **recipe.model.model_dump(),
+            activation_checkpointing=recipe.train.activation_checkpointing,
+            label_smoothing=recipe.train.label_smoothing,
+        ),
         vocab_size=store.vocab_size,
         special_ids=store.special_ids,
         seq_len=recipe.data.seq_len,
@@ -101,6 +129,8 @@ def build_backend(
         optimizer_rule(recipe),
         weight_decay=recipe.optimizer.weight_decay,
         max_grad_norm=recipe.optimizer.gradient_clipping,
+        decay_1d=recipe.optimizer.decay_1d,
+        spikes=spike_rule(recipe),
     )
     # Imported by choice: each engine takes seconds to import, and one may not be installed.
     if name == "deepspeed":
@@ -112,14 +142,22 @@ def build_backend(
     return FsdpBackend(model, optimizer, engine)
 
 
-def optimizer_rule(recipe: Recipe) -> LambOptions | AdamWOptions:
+def spike_rule(recipe: Recipe) -> SpikeRule | None:
+    """Which steps are skipped for their gradient norm, if any."""
+    factor = recipe.train.spike_factor
+    return None if factor is None else SpikeRule(factor, recipe.train.spike_window)
+
+
+def optimizer_rule(recipe: Recipe) -> Rule:
     """The update rule with its hyper-parameters; what the recipe leaves open is the variant's."""
     section = recipe.optimizer
+    if section.name == "sgd":
+        return SgdOptions(section.momentum, section.nesterov)
     names = ("bias_correction", "min_trust", "max_trust") if section.name == "lamb" else ("bias_correction",)
     said: dict[str, Any] = {name: value for name in names if (value := getattr(section, name)) is not None}
     if section.name == "lamb":
         lamb = LambOptions.variant(section.variant, beta1=section.beta1, beta2=section.beta2, eps=section.eps)
-        return replace(lamb, **said)
+        return replace(lamb, trust_1d=section.trust_1d, **said)
     return replace(AdamWOptions(section.beta1, section.beta2, section.eps), **said)
 
 
@@ -178,17 +216,66 @@ def heldout_stores(corpus: Corpus, objective: str) -> tuple[list[str], list[Toke
     )
 
 
-def build_schedule(recipe: Recipe) -> Schedule:
-    """The learning rate of every step."""
-    section = recipe.schedule
-    return Schedule(
+def samples_per_step(corpus: Corpus, recipe: Recipe) -> float:
+    """How many samples the rows of a global batch hold, by the first rows of the run.
+
+    Published batch sizes count samples, and a packed row holds more than one. The figure is a function of stores,
+    seed and sampling options alone: no restart and no number of ranks changes it.
+    """
+    sampling, rows = sampling_options(recipe), min(recipe.train.global_batch, MEASURED_ROWS)
+    streams = [row_stream(store, "train", sampling, recipe.seed) for store in corpus.stores]
+    if corpus.is_blend:
+        blend = BlendStream(streams, corpus.weights, sampling.seq_len)
+        samples = blend.step(BlendCursor.start(len(streams)), rows).num_samples
+    else:
+        samples = streams[0].step(Cursor(0, 0, 0), rows).num_samples
+    return samples / rows * recipe.train.global_batch
+
+
+def build_schedule(recipe: Recipe, corpus: Corpus) -> tuple[Schedule, dict[str, Any]]:
+    """The learning rate of every step, and for config.json what it was resolved to and from what.
+
+    Raises UsageError where a warm-up in samples is longer than the run.
+    """
+    section, optimizer, total_steps = recipe.schedule, recipe.optimizer, recipe.planned_steps
+    peak, warmup_steps, resolved = optimizer.lr, recipe.warmup_steps, dict[str, Any]()
+    origin = "optimizer.lr"
+    if optimizer.base_batch is not None or section.warmup_samples is not None:
+        samples = samples_per_step(corpus, recipe)
+        resolved["samples_per_step"] = samples
+        if optimizer.base_batch is not None:
+            peak = scaled_lr(optimizer.lr, optimizer.lr_scaling, samples, optimizer.base_batch)
+            origin = (
+                f"optimizer.lr = {optimizer.lr:g} at optimizer.base_batch = {optimizer.base_batch} samples per step, "
+                f"scaled to {samples:g} by optimizer.lr_scaling = {optimizer.lr_scaling}"
+            )
+        if section.warmup_samples is not None:
+            warmup_steps = ceil(section.warmup_samples / samples)
+            if warmup_steps > total_steps:
+                raise UsageError(
+                    f"schedule.warmup_samples is {section.warmup_samples}, which are {warmup_steps} steps of "
+                    f"{samples:.0f} samples, but the run has {total_steps}: warm-up must end within it."
+                )
+    end_lr = section.end_lr if section.end_share is None else section.end_share * peak
+    schedule = Schedule(
         section.name,
-        peak_lr=recipe.optimizer.lr,
-        total_steps=recipe.train.steps,
-        warmup_steps=recipe.warmup_steps,
+        peak_lr=peak,
+        total_steps=total_steps,
+        warmup_steps=warmup_steps,
         power=section.power,
-        end_lr=section.end_lr,
+        end_lr=end_lr,
+        decay_rate=1.0 if section.decay_rate is None else section.decay_rate,
+        decay_steps=recipe.decay_steps,
+        warmup_shape=section.warmup_shape,
     )
+    return schedule, asdict(schedule) | resolved | {"peak_lr_origin": origin}
+
+
+def run_length(recipe: Recipe) -> RunLength:
+    """The limits of the run."""
+    train = recipe.train
+    seconds = None if train.hours is None else 3600.0 * train.hours
+    return RunLength(recipe.planned_steps, train.steps, train.tokens, seconds)
 
 
 def initial_state(

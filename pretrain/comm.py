@@ -93,6 +93,16 @@ def has_fast_bf16(on: torch.device) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+def has_native_fp16(on: torch.device) -> bool:
+    """Whether the hardware multiplies float16 matrices natively (Volta or newer; AVX512-FP16 or AMX-FP16).
+
+    DeepSpeed asks the same of the device, and refuses fp16 elsewhere.
+    """
+    if on.type == "cuda":
+        return torch.cuda.get_device_capability(on)[0] >= 7
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+
+
 def peak_flops(on: torch.device) -> float | None:
     """Dense bf16 peak of one device in FLOP/s as its maker states it; None where it is not known here."""
     if on.type != "cuda":

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from pretrain import blocks
+
 _NORM_RUN = 1024
 
 
@@ -89,9 +91,8 @@ class ShardLayout:
         """
         table = torch.zeros(len(self.parameters), dtype=torch.float64, device=self.device)
         if pieces:
-            norms = torch.stack([accurate_norm(piece) for piece in pieces])
             index = torch.tensor([piece.parameter for piece in slices], device=self.device)
-            table.index_add_(0, index, norms.square())
+            table.index_add_(0, index, _squared_norms(pieces))
         return table
 
     def global_norm(self, pieces: Sequence[torch.Tensor], slices: Sequence[Slice]) -> torch.Tensor:
@@ -105,11 +106,17 @@ class ShardLayout:
                 yield index, piece
 
 
-def accurate_norm(piece: torch.Tensor) -> torch.Tensor:
-    """The L2 norm of a 1-D float32 tensor (0-d float64).
+def _squared_norms(pieces: Sequence[torch.Tensor]) -> torch.Tensor:
+    if all(piece.device.type == "cpu" for piece in pieces):
+        return blocks.squared_norms(pieces)
+    return torch.stack([accurate_norm(piece) for piece in pieces]).square()
 
-    One float32 sum over millions of squares loses four digits on a CPU, and differently for each cut; sums
-    over short runs, added in float64, keep seven at the same speed.
+
+def accurate_norm(piece: torch.Tensor) -> torch.Tensor:
+    """The L2 norm of a 1-D float32 tensor on any device (0-d float64).
+
+    One float32 sum over millions of squares loses digits, and differently for each cut; sums over short runs, added
+    in float64, keep seven at the same speed.
     """
     whole = piece.numel() // _NORM_RUN * _NORM_RUN
     runs = torch.linalg.vector_norm(piece[:whole].view(-1, _NORM_RUN), dim=1)

@@ -16,6 +16,7 @@ MAX_FUNCTION_LINES = 60
 FLOORS = MappingProxyType(
     {
         "pretrain": 0,
+        "pretrain.blocks": 0,
         "pretrain.compiled": 0,
         "pretrain.errors": 0,
         "pretrain.config": 0,

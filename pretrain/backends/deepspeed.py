@@ -1,7 +1,10 @@
-"""DeepSpeed, ZeRO stages 0 to 3, driven so that gradients are sums and our optimizer sees its shards."""
+"""DeepSpeed, ZeRO stages 0 to 3, driven so that gradients are sums and our optimizer sees its shards.
+
+Under fp16 its own loss scale stays 1: the loss is multiplied by ours and our optimizer divides the fp32 gradients,
+so that scale, skipped steps and checkpoints are the same under both engines.
+"""
 
 import logging
-from math import nan
 from typing import Any
 
 import deepspeed
@@ -9,10 +12,10 @@ import torch
 from deepspeed import ops
 from deepspeed.utils import logger as deepspeed_logger
 
-from pretrain.backends.base import EngineOptions, LossWeights, StepResult
+from pretrain.backends.base import EngineOptions, LossWeights, StepResult, finished_step, make_loss_scaler
 from pretrain.backends.zero_layout import zero_layout
 from pretrain.model.encoder import ModelInput, PretrainingModel
-from pretrain.optim import ShardedOptimizer
+from pretrain.optim import LossScaler, ShardedOptimizer
 from pretrain.sharding import ShardLayout, Slice
 
 _SHARED_MEMORY_OP = "deepspeed_shm_comm"
@@ -29,14 +32,23 @@ class DeepSpeedBackend:
             ops.__compatible_ops__[_SHARED_MEMORY_OP] = False
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
         self._world_size = options.world_size
+        self._loss_scaler = make_loss_scaler(options)
+        # The engine averages over ranks: of a loss multiplied by their number the gradient is a sum. fp16 has no room
+        # for that factor, so there it is our optimizer that multiplies.
+        self._loss_factor = 1 if options.precision == "fp16" else options.world_size
         self._stage = options.config.stage
         named = list(model.encoder.named_parameters())
+        weights = [parameter.detach() for _, parameter in named]
         self._engine, *_ = deepspeed.initialize(
             model=model.to(options.device), optimizer=optimizer, config=engine_json(options)
         )
+        # Stage 0 under fp16 autocast comes with a scaler of torch's.
+        self._engine.torch_autocast_z0_gradscaler = None
         self._optimizer = optimizer
         self._layout = zero_layout(self._engine, named, self._stage)
         optimizer.bind(self._layout)
+        if options.precision != "fp32" and self._stage > 0:
+            self._set_masters(weights)
 
     @property
     def layout(self) -> ShardLayout:
@@ -46,23 +58,27 @@ class DeepSpeedBackend:
     def optimizer(self) -> ShardedOptimizer:
         return self._optimizer
 
+    @property
+    def loss_scaler(self) -> LossScaler:
+        return self._loss_scaler
+
     def train_micro_batch(self, batch: ModelInput, weights: LossWeights, *, last: bool) -> torch.Tensor:
         self._engine.train()
         self._engine.set_gradient_accumulation_boundary(last)
         mlm_sum, nsp_sum = self._engine(batch)
-        # The engine averages over ranks; multiplied by their number the gradient is a sum.
-        loss = (mlm_sum * weights.mlm + nsp_sum * weights.nsp) * self._world_size
+        factor = self._loss_scaler.scale * self._loss_factor
+        loss = (mlm_sum * weights.mlm + nsp_sum * weights.nsp) * factor
         self._engine.backward(loss, scale_wrt_gas=False)
         return torch.stack([mlm_sum.detach().float(), nsp_sum.detach().float()])
 
     def step(self, lr: float) -> StepResult:
-        self._optimizer.begin(lr, self._norm_before_sub_groups())
+        grad_scale = self._loss_scaler.scale * self._loss_factor / self._world_size
+        self._optimizer.begin(lr, self._norm_before_sub_groups(), grad_scale)
         self._engine.step()
         if getattr(self._engine.optimizer, "overflow", False):
             # ZeRO finds a gradient that is not finite by itself, on all ranks, and never asks our optimizer.
-            self._optimizer.abandon()
-            return StepResult(nan, skipped=True, loss_scale=1.0)
-        return StepResult(*self._optimizer.finish(), loss_scale=1.0)
+            return finished_step(self._loss_scaler, *self._optimizer.abandon())
+        return finished_step(self._loss_scaler, *self._optimizer.finish())
 
     def score(self, batch: ModelInput) -> tuple[torch.Tensor, ...]:
         self._engine.eval()
@@ -80,6 +96,14 @@ class DeepSpeedBackend:
             if zero.persistent_parameters:
                 zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
             zero.invalidate_secondary_tensor()
+
+    @torch.no_grad()
+    def _set_masters(self, weights: list[torch.Tensor]) -> None:
+        """DeepSpeed rounds the model to half precision first and copies its fp32 master weights from that."""
+        for shard in self._layout.shards:
+            for piece, master in zip(shard.slices, shard.views(shard.tensor), strict=True):
+                master.copy_(weights[piece.parameter].flatten()[piece.start : piece.end])
+        self.refresh_weights()
 
     def _norm_before_sub_groups(self) -> torch.Tensor | None:
         """Stage 3 steps one sub-group at a time, so with several the norm must be known before the first."""
@@ -102,7 +126,7 @@ def engine_json(options: EngineOptions) -> dict[str, Any]:
     Clipping is 0 because our optimizer clips by its own norm; gradients are accumulated and summed in fp32.
     """
     config, stage = options.config, options.config.stage
-    bf16 = options.precision == "bf16"
+    bf16, fp16 = options.precision == "bf16", options.precision == "fp16"
     zero = config.zero_optimization.given() | {"stage": stage}
     zero.setdefault("sub_group_size", 1_000_000_000)
     return {
@@ -112,8 +136,12 @@ def engine_json(options: EngineOptions) -> dict[str, Any]:
         "gradient_clipping": 0.0,
         "zero_optimization": zero,
         "bf16": {"enabled": bf16 and stage > 0},
+        "fp16": {"enabled": fp16 and stage > 0, "loss_scale": 1.0},
         # Stage 0 has no fp32 master weights of its own: fp32 parameters under autocast are the masters.
-        "torch_autocast": {"enabled": bf16 and stage == 0, "dtype": "bfloat16"},
+        "torch_autocast": {
+            "enabled": (bf16 or fp16) and stage == 0,
+            "dtype": "float16" if fp16 else "bfloat16",
+        },
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
         "zero_allow_untested_optimizer": True,

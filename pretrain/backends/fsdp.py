@@ -12,10 +12,12 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from pretrain.backends.base import EngineOptions, LossWeights, StepResult
+from pretrain.backends.base import EngineOptions, LossWeights, StepResult, finished_step, make_loss_scaler
 from pretrain.model.encoder import ModelInput, PretrainingModel
-from pretrain.optim import ShardedOptimizer
+from pretrain.optim import LossScaler, ShardedOptimizer
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
+
+COMPUTE_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class FsdpBackend:
@@ -26,7 +28,8 @@ class FsdpBackend:
         self._mesh = _mesh(options)
         self._model = model.to(options.device)
         self._optimizer = optimizer
-        dtype = torch.bfloat16 if options.precision == "bf16" else None
+        self._loss_scaler = make_loss_scaler(options)
+        dtype = COMPUTE_DTYPES[options.precision]
         policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
         for module in (*model.blocks(), model):
             sharded = fully_shard(
@@ -48,23 +51,27 @@ class FsdpBackend:
     def optimizer(self) -> ShardedOptimizer:
         return self._optimizer
 
+    @property
+    def loss_scaler(self) -> LossScaler:
+        return self._loss_scaler
+
     def train_micro_batch(self, batch: ModelInput, weights: LossWeights, *, last: bool) -> torch.Tensor:
         self._model.train()
         self._root.set_requires_gradient_sync(last or self._stage >= 2)
         self._root.set_is_last_backward(last)
         self._root.set_reshard_after_backward(last or self._stage == 3)
         mlm_sum, nsp_sum = self._model(batch)
-        (mlm_sum * weights.mlm + nsp_sum * weights.nsp).backward()
+        ((mlm_sum * weights.mlm + nsp_sum * weights.nsp) * self._loss_scaler.scale).backward()
         return torch.stack([mlm_sum.detach().float(), nsp_sum.detach().float()])
 
     def step(self, lr: float) -> StepResult:
         for shard, (_, parameter) in zip(self._layout.shards, self._named, strict=True):
             shard.tensor.grad = _local(parameter.grad)
-        self._optimizer.begin(lr)
+        self._optimizer.begin(lr, grad_scale=self._loss_scaler.scale)
         self._optimizer.step()
         for shard, (_, parameter) in zip(self._layout.shards, self._named, strict=True):
             shard.tensor.grad = parameter.grad = None
-        return StepResult(*self._optimizer.finish(), loss_scale=1.0)
+        return finished_step(self._loss_scaler, *self._optimizer.finish())
 
     def score(self, batch: ModelInput) -> tuple[torch.Tensor, ...]:
         self._model.eval()

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from pretrain import comm
 from pretrain.checkpoint.manifest import (
-    KINDS,
     LATEST_NAME,
     CheckpointManifest,
     SavedFile,
@@ -82,13 +81,18 @@ def load_checkpoint(folder: Path, optimizer: ShardedOptimizer, rank: int, ranks:
         raise DataError(
             f"{problems[0]}; the checkpoint is damaged, resume from another one by --resume PATH."
         )
-    missing = [kind for kind in KINDS if kind not in manifest.kinds]
+    wanted = local_tensors(optimizer)
+    missing = [kind for kind in wanted if kind not in manifest.kinds]
     if missing:
-        raise DataError(f"{folder} holds no {missing[0]}, so training cannot go on from it.")
+        raise DataError(
+            f"{folder} holds no {missing[0]}, so training cannot go on from it: choose the optimizer that it was "
+            "saved with (optimizer.name), or start anew with another --output."
+        )
     _check_parameters(folder, manifest, optimizer.layout)
-    for kind, tensors in local_tensors(optimizer).items():
+    for kind, tensors in wanted.items():
         _fill(folder, manifest, optimizer.layout, kind, tensors)
     optimizer.applied_steps = manifest.state.applied_steps
+    optimizer.recent_norms = list(manifest.state.recent_norms)
     return manifest
 
 

@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from pretrain.errors import DataError
+from pretrain.optim import LossScaleState
 
 FORMAT = "pretrain-checkpoint"
 VERSION = 1
 MANIFEST_NAME = "manifest.json"
 LATEST_NAME = "latest"
-KINDS = ("master", "exp_avg", "exp_avg_sq")
+MASTER = "master"  # the kind of fp32 master weights; what other kinds there are, the optimizer says
 MAX_MANIFEST_BYTES = 256 << 20
 _HASH_CHUNK_BYTES = 1 << 22
 
@@ -57,8 +58,14 @@ class RunState(_Part):
     """Where the run stands, and what its further course depends on."""
 
     step: int  # finished optimizer steps
+    tokens: int = 0  # real ones in those steps; 0 where it was saved before they were counted
+    seconds: float = 0.0  # of training, over all starts
     cursor: list[int]  # first row of the next step
-    applied_steps: int  # steps that changed the weights: the t of bias correction
+    applied_steps: int  # steps that changed the weights: the t of bias correction and of the learning rate
+    loss_scale: LossScaleState | None = (
+        None  # of fp16; None: another precision, or saved before it was carried
+    )
+    recent_norms: list[float] = []  # of gradients, where a rule skips outliers among them
     seed: int
     store_fingerprint: str  # of a blend: over all its stores and weights
     blend: list[SavedStore] = []  # empty: one store

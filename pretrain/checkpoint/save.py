@@ -18,9 +18,9 @@ from torch import Tensor
 
 from pretrain import comm
 from pretrain.checkpoint.manifest import (
-    KINDS,
     LATEST_NAME,
     MANIFEST_NAME,
+    MASTER,
     CheckpointManifest,
     RunState,
     SavedFile,
@@ -57,7 +57,7 @@ def save_checkpoint(
     _raise_any(problem, final)
     if rank == 0:
         manifest = CheckpointManifest(
-            kinds=list(KINDS),
+            kinds=[MASTER, *optimizer.rule.moment_kinds],
             parameters={info.name: list(info.shape) for info in optimizer.layout.parameters},
             files=[SavedFile.model_validate(file) for file in files if file is not None],
             state=state,
@@ -77,12 +77,9 @@ def point_latest(checkpoints: Path, name: str) -> None:
 
 
 def local_tensors(optimizer: ShardedOptimizer) -> dict[str, list[Tensor]]:
-    """Master weights and moments by kind, one tensor for each shard."""
-    return {
-        "master": [shard.tensor.detach() for shard in optimizer.layout.shards],
-        "exp_avg": optimizer.moments("exp_avg"),
-        "exp_avg_sq": optimizer.moments("exp_avg_sq"),
-    }
+    """Master weights and the moments that the optimizer's rule keeps, by kind, one tensor for each shard."""
+    moments = {kind: optimizer.moments(kind) for kind in optimizer.rule.moment_kinds}
+    return {MASTER: [shard.tensor.detach() for shard in optimizer.layout.shards], **moments}
 
 
 def _prepare(partial: Path) -> None:

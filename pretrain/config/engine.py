@@ -4,9 +4,9 @@ A key is honoured, or a hint that changes speed but no result (under FSDP, bucke
 part of what the recipe says (batch, optimizer, scheduler; see `resolve`), or refused by its name.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -54,16 +54,26 @@ class Bf16(Block):
 
 
 class Fp16(Block):
-    """Only `enabled: false` (or `auto`, the same) is carried; the other keys then say nothing."""
+    """fp16 compute over fp32 master weights (`auto`: no) and its loss scale, with DeepSpeed's names and defaults.
 
-    enabled: Literal[False, "auto"] = False
+    `loss_scale` 0 is a dynamic one, which the other keys govern (see `LossScaler`). `auto_cast` has nothing to
+    do: the model's inputs are integers.
+    """
+
+    enabled: bool | Auto = False
     auto_cast: bool | None = None
-    loss_scale: float | None = None
-    initial_scale_power: int | None = None
-    loss_scale_window: int | None = None
-    hysteresis: int | None = None
-    consecutive_hysteresis: bool | None = None
-    min_loss_scale: float | None = None
+    loss_scale: Annotated[float, Field(ge=0, le=2.0**126)] = 0.0
+    initial_scale_power: Annotated[int, Field(ge=0, le=126)] = 16
+    loss_scale_window: PositiveInt = 1000
+    hysteresis: PositiveInt = 2
+    consecutive_hysteresis: bool = False
+    min_loss_scale: Annotated[float, Field(gt=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _starts_above_its_floor(self) -> Self:
+        if self.loss_scale == 0 and self.min_loss_scale > 2.0**self.initial_scale_power:
+            raise ValueError("min_loss_scale is above 2 to the power of initial_scale_power: lower it")
+        return self
 
 
 class DataTypes(Block):
@@ -80,6 +90,8 @@ class OptimizerParams(Block):
     eps: float | Auto = "auto"
     weight_decay: float | Auto = "auto"
     bias_correction: bool | Auto = "auto"
+    momentum: float | Auto = "auto"
+    nesterov: bool | Auto = "auto"
     max_coeff: float | Auto = "auto"
     min_coeff: float | Auto = "auto"
     torch_adam: bool | None = None
@@ -89,25 +101,63 @@ class OptimizerParams(Block):
 class OptimizerBlock(Block):
     """DeepSpeed's `Adam` is AdamW unless told otherwise, and is read so."""
 
-    type: Literal["Lamb", "FusedLamb", "Adam", "AdamW"]
+    type: Literal["Lamb", "FusedLamb", "Adam", "AdamW", "SGD"]
     params: OptimizerParams = OptimizerParams()
 
 
+OPTIMIZER_TYPES = {"Lamb": "lamb", "FusedLamb": "lamb", "Adam": "adamw", "AdamW": "adamw", "SGD": "sgd"}
+
+
 class SchedulerParams(Block):
-    """Parameters of WarmupDecayLR."""
+    """Parameters of DeepSpeed's schedulers that have a schedule of their form here.
+
+    What is left out is the recipe's to say, as with `"auto"`: DeepSpeed's own defaults do not hold.
+    """
 
     warmup_min_lr: Literal[0, "auto"] | Annotated[float, Field(ge=0, le=0)] = "auto"
     warmup_max_lr: float | Auto = "auto"
     warmup_num_steps: int | Auto = "auto"
     total_num_steps: int | Auto = "auto"
-    warmup_type: Literal["linear"] = "linear"
+    warmup_type: Literal["linear", "log", "auto"] = "auto"
+    warmup_min_ratio: Literal[0, "auto"] | Annotated[float, Field(ge=0, le=0)] = "auto"
+    cos_min_ratio: float | Auto = "auto"
+
+
+# DeepSpeed's schedulers and the schedules of their form.
+SCHEDULER_TYPES = {"WarmupLR": "constant", "WarmupDecayLR": "linear", "WarmupCosineLR": "cosine"}
+_REFUSED_SCHEDULERS = {
+    "OneCycle": "it cycles rate and momentum, which is not carried; leave the block out and say schedule.name, "
+    "schedule.warmup and optimizer.lr in the recipe",
+    "LRRangeTest": "a range test is no training; leave the block out and start a short run for each optimizer.lr",
+}
+_COSINE_PARAMS = frozenset({"warmup_min_ratio", "cos_min_ratio"})
+_RATE_PARAMS = frozenset({"warmup_min_lr", "warmup_max_lr"})
+_FOREIGN_PARAMS = {
+    "WarmupLR": _COSINE_PARAMS | {"total_num_steps"},
+    "WarmupDecayLR": _COSINE_PARAMS,
+    "WarmupCosineLR": _RATE_PARAMS,
+}
 
 
 class SchedulerBlock(Block):
-    """WarmupDecayLR with linear warm-up is the schedule `linear`."""
+    """A scheduler of DeepSpeed, as the schedule of its form (see ds_configs/README.md for the steps between them)."""
 
-    type: Literal["WarmupDecayLR"]
+    type: Literal["WarmupLR", "WarmupDecayLR", "WarmupCosineLR"]
     params: SchedulerParams = SchedulerParams()
+
+    @field_validator("type", mode="before")
+    @classmethod
+    def _carried(cls, name: Any) -> Any:
+        if isinstance(name, str) and name in _REFUSED_SCHEDULERS:
+            raise ValueError(_REFUSED_SCHEDULERS[name])
+        return name
+
+    @model_validator(mode="after")
+    def _own_params(self) -> Self:
+        foreign = sorted(_FOREIGN_PARAMS[self.type] & self.params.model_fields_set)
+        if foreign:
+            raise ValueError(f"{self.type} has no parameter {foreign[0]}; leave it out")
+        return self
 
 
 class EngineConfig(Block):
@@ -129,6 +179,14 @@ class EngineConfig(Block):
     steps_per_print: PositiveInt | Auto | None = None
     wall_clock_breakdown: bool = False
 
+    @field_validator("fp16")
+    @classmethod
+    def _one_half_precision(cls, fp16: Fp16, info: ValidationInfo) -> Fp16:
+        bf16 = info.data.get("bf16")
+        if fp16.enabled is True and bf16 is not None and bf16.enabled is True:
+            raise ValueError("bf16.enabled and fp16.enabled exclude each other: set one of them to false")
+        return fp16
+
     @property
     def stage(self) -> int:
         return self.zero_optimization.stage
@@ -138,7 +196,7 @@ class EngineConfig(Block):
 REFUSED_KEYS = {
     "activation_checkpointing": "set train.activation_checkpointing in the recipe",
     "amp": "use bf16",
-    "fp16.enabled": "use bf16 or fp32",
+    "fp16.fp16_master_weights_and_grads": "leave it out: master weights are always fp32",
     "torch_autocast": "use bf16",
     "tensorboard": "the run folder always has tensorboard/",
     "csv_monitor": "the run folder always has metrics.jsonl",

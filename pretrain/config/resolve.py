@@ -14,15 +14,21 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pretrain.config.belonging import check_belonging
 from pretrain.config.complaints import complaint
-from pretrain.config.engine import DEEPSPEED_HINTS, REFUSED_KEYS, EngineConfig
+from pretrain.config.engine import (
+    DEEPSPEED_HINTS,
+    OPTIMIZER_TYPES,
+    REFUSED_KEYS,
+    SCHEDULER_TYPES,
+    EngineConfig,
+)
 from pretrain.config.layers import Said, flat, nested, overridden, replaced
 from pretrain.config.recipe import Recipe
 from pretrain.errors import UsageError
 
 MAX_AUTO_TOKENS = 8192  # tokens of a micro-batch that `auto` chooses at most
 MAX_CONFIG_BYTES = 1 << 20
-LAMB_KEYS = ("optimizer.variant", "optimizer.min_trust", "optimizer.max_trust")
 _DEFAULT_RECIPE = "default recipe"
 
 
@@ -73,6 +79,8 @@ def resolve(
             )
         if key not in said or said[key].value == "auto":
             said[key] = from_engine
+    if "train.tokens" in said and "train.steps" not in said:
+        said["train.steps"] = Said(None, said["train.tokens"].place)  # they end the run in its stead
     if recipe_path is None:
         place = f"{_DEFAULT_RECIPE} {default_recipe.name}"
         defaults = {key: Said(value, place) for key, value in _read_recipe(default_recipe).items()}
@@ -82,14 +90,7 @@ def resolve(
         recipe = Recipe.model_validate(nested({key: each.value for key, each in said.items()}))
     except ValidationError as error:
         raise complaint(error, Recipe, places) from None
-    for key in LAMB_KEYS if recipe.optimizer.name != "lamb" else ():
-        if key in said and not said[key].place.startswith(_DEFAULT_RECIPE):
-            raise UsageError(f"{places[key]}: {key} belongs to lamb, not to {recipe.optimizer.name}.")
-    if recipe.warmup_steps > recipe.train.steps:
-        raise UsageError(
-            f"schedule.warmup is {recipe.warmup_steps} steps but train.steps is {recipe.train.steps}: warm-up must end "
-            "within the run."
-        )
+    check_belonging(recipe, said, _DEFAULT_RECIPE)
     return RunConfig(recipe, engine, dict(sorted(places.items())))
 
 
@@ -188,11 +189,13 @@ def _said_by_engine(engine: EngineConfig, file: str, world_size: int) -> dict[st
         if len(betas) != 2:
             raise UsageError(f"ds_config {file}: optimizer.params.betas has {len(betas)} entries, not 2.")
         found |= {
-            "optimizer.name": ("lamb" if "Lamb" in name else "adamw", "optimizer.type"),
+            "optimizer.name": (OPTIMIZER_TYPES[name], "optimizer.type"),
             "optimizer.lr": (params.lr, "optimizer.params.lr"),
             "optimizer.beta1": (betas[0], "optimizer.params.betas"),
             "optimizer.beta2": (betas[1], "optimizer.params.betas"),
             "optimizer.eps": (params.eps, "optimizer.params.eps"),
+            "optimizer.momentum": (params.momentum, "optimizer.params.momentum"),
+            "optimizer.nesterov": (params.nesterov, "optimizer.params.nesterov"),
             "optimizer.weight_decay": (params.weight_decay, "optimizer.params.weight_decay"),
             "optimizer.bias_correction": (params.bias_correction, "optimizer.params.bias_correction"),
             "optimizer.min_trust": (params.min_coeff, "optimizer.params.min_coeff"),
@@ -200,7 +203,9 @@ def _said_by_engine(engine: EngineConfig, file: str, world_size: int) -> dict[st
         }
     if engine.scheduler is not None:
         schedule = engine.scheduler.params
-        found["schedule.name"] = ("linear", "scheduler.type")
+        found["schedule.name"] = (SCHEDULER_TYPES[engine.scheduler.type], "scheduler.type")
+        found["schedule.warmup_shape"] = (schedule.warmup_type, "scheduler.params.warmup_type")
+        found["schedule.end_share"] = (schedule.cos_min_ratio, "scheduler.params.cos_min_ratio")
         found["schedule.warmup"] = (schedule.warmup_num_steps, "scheduler.params.warmup_num_steps")
         found["train.steps"] = (schedule.total_num_steps, "scheduler.params.total_num_steps")
         if found.get("optimizer.lr", ("auto",))[0] == "auto":

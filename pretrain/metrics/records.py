@@ -24,6 +24,7 @@ class StepRecord:
     seconds: float
     tokens_per_second: float
     mfu: float | None  # of the devices' dense bf16 peak; None where that is not known
+    skipped_because: str | None = None  # of a skipped step: overflow, spike or not finite
 
 
 @dataclass(frozen=True)

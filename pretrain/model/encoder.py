@@ -51,10 +51,15 @@ class ModelInput(Protocol):
 
 
 class PretrainingModel(nn.Module):
-    """`encoder` is the Hugging Face model with its heads: what is exported, and whose names count."""
+    """`encoder` is the Hugging Face model with its heads: what is exported, and whose names count.
 
-    def __init__(self, encoder: PreTrainedModel) -> None:
+    `label_smoothing` (Szegedy et al. 2016, section 7): the share of a masked token's target that is spread evenly over
+    the vocabulary. In training only: scores are those of the labels, comparable between runs.
+    """
+
+    def __init__(self, encoder: PreTrainedModel, label_smoothing: float = 0.0) -> None:
         super().__init__()
+        self.label_smoothing = label_smoothing
         self.encoder = encoder
         self.flops: TrainingFlops = count_training_flops(encoder)
         self._first_position = first_position(encoder.config)
@@ -69,7 +74,13 @@ class PretrainingModel(nn.Module):
         hidden = self._hidden_states(batch).flatten(0, 1)
         reduction = "none" if detail else "sum"
         mlm = _fp32(mlm_logits(self.encoder, hidden[batch.masked_positions]))
-        mlm_loss = cross_entropy(mlm, batch.masked_labels, ignore_index=IGNORED_LABEL, reduction=reduction)
+        mlm_loss = cross_entropy(
+            mlm,
+            batch.masked_labels,
+            ignore_index=IGNORED_LABEL,
+            reduction=reduction,
+            label_smoothing=0.0 if detail else self.label_smoothing,
+        )
         if has_nsp_head(self.encoder):
             nsp = _fp32(nsp_logits(self.encoder, hidden[batch.cls_positions]))
             nsp_loss = cross_entropy(nsp, batch.nsp_labels, ignore_index=IGNORED_LABEL, reduction=reduction)

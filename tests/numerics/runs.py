@@ -16,7 +16,7 @@ from pretrain.config import resolve
 from pretrain.errors import PretrainError
 from pretrain.run import train
 from pretrain.signals import StopRequest
-from tests.numerics.courses import MODEL_CONFIG
+from tests.numerics.recipe import MODEL_CONFIG
 from tests.tiny_store import write_tiny_store
 
 STEPS = 20

@@ -1,0 +1,49 @@
+"""How far a run is, and when it ends: by steps, by tokens, by the clock, whichever comes first."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run has behind it, over all its starts; the same on every rank."""
+
+    steps: int = 0
+    tokens: int = 0  # real ones, as metrics.jsonl counts them
+    seconds: float = 0.0  # of training, validation and saving
+
+
+@dataclass(frozen=True)
+class RunLength:
+    """The limits of a run; None is none. One of steps and tokens is given, because the rate decays by them.
+
+    `planned_steps`: of steps and tokens, what is reached first, if rows are full; the schedule's total.
+    """
+
+    planned_steps: int
+    steps: int | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+
+    def reached(self, progress: Progress) -> str | None:
+        """The recipe key whose limit is reached, or None while the run goes on."""
+        limits = (
+            ("train.steps", self.steps, progress.steps),
+            ("train.tokens", self.tokens, progress.tokens),
+            ("train.hours", self.seconds, progress.seconds),
+        )
+        return next((key for key, limit, done in limits if limit is not None and done >= limit), None)
+
+    def share(self, progress: Progress) -> float | None:
+        """How much of the run is done, of steps or of tokens, whichever is further; None where steps alone count.
+
+        The clock has no part in it: a rate that depends on the machine's speed could not be reproduced.
+        """
+        if self.tokens is None:
+            return None
+        by_steps = 0.0 if self.steps is None else progress.steps / self.steps
+        return min(1.0, max(by_steps, progress.tokens / self.tokens))
+
+    def expected_steps(self, progress: Progress) -> int:
+        """Of the whole run, from what is done of it; the clock left out."""
+        share = self.share(progress)
+        return round(progress.steps / share) if share else self.planned_steps

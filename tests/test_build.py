@@ -1,0 +1,102 @@
+"""From a configuration to what an engine is built from."""
+
+import json
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pretrain import comm
+from pretrain.backends.base import finished_step, make_loss_scaler
+from pretrain.build import BackendName, Request, engine_options
+from pretrain.comm import Placement
+from pretrain.config import resolve
+from pretrain.errors import UsageError
+from pretrain.optim import Skip
+from tests.worlds import ROOT
+
+
+def request(folder: Path, backend: BackendName, ds_config: dict[str, Any]) -> Request:
+    path = folder / "ds.json"
+    path.write_text(json.dumps(ds_config))
+    config = resolve(
+        recipe_path=None,
+        default_recipe=ROOT / "launch/recipes/demo.toml",
+        ds_config_path=path,
+        overrides=[],
+        world_size=1,
+    )
+    return Request(config, backend, None, folder, "auto", Placement(0, 0, 1, 1), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize(
+    ("ds_config", "precision"),
+    [
+        ({}, ("fp32", "fp32")),
+        ({"bf16": {"enabled": True}}, ("bf16", "bf16")),
+        ({"bf16": {"enabled": "auto"}}, ("fp32", "bf16")),
+        ({"bf16": {"enabled": "auto"}, "fp16": {"enabled": "auto"}}, ("fp32", "bf16")),
+        ({"bf16": {"enabled": "auto"}, "fp16": {"enabled": True}}, ("fp16", "fp16")),
+    ],
+)
+def test_precision(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ds_config: dict[str, Any],
+    precision: tuple[str, str],
+    fast: bool,
+) -> None:
+    monkeypatch.setattr(comm, "has_fast_bf16", lambda on: fast)
+    assert engine_options(request(tmp_path, "fsdp", ds_config)).precision == precision[fast]
+
+
+def test_deepspeed_has_fp16_only_where_the_device_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = request(tmp_path, "deepspeed", {"fp16": {"enabled": True}})
+    monkeypatch.setattr(comm, "has_native_fp16", lambda on: False)
+    with pytest.raises(
+        UsageError, match=r"fp16\.enabled .*this cpu device.*bf16 or fp32 .*or --backend fsdp"
+    ):
+        engine_options(asked)
+    monkeypatch.setattr(comm, "has_native_fp16", lambda on: True)
+    assert engine_options(asked).precision == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("fp16", "scale", "after_overflow"),
+    [
+        ({}, 2.0**16, 2.0**16),  # DeepSpeed's hysteresis of 2 forgives the first
+        ({"hysteresis": 1, "initial_scale_power": 4}, 16, 8),
+        ({"hysteresis": 1, "initial_scale_power": 4, "min_loss_scale": 12}, 16, 12),
+        ({"loss_scale": 128}, 128, 128),
+    ],
+)
+def test_loss_scale(tmp_path: Path, fp16: dict[str, Any], scale: float, after_overflow: float) -> None:
+    options = engine_options(request(tmp_path, "fsdp", {"fp16": {"enabled": True, **fp16}}))
+    scaler = make_loss_scaler(options)
+    assert scaler.scale == scale
+    scaler.update(overflow=True)
+    assert scaler.scale == after_overflow
+
+
+def test_without_fp16_the_scale_is_1(tmp_path: Path) -> None:
+    options = engine_options(request(tmp_path, "fsdp", {"fp16": {"enabled": False, "loss_scale": 128}}))
+    assert make_loss_scaler(options).scale == 1
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_what_the_scale_is_told_of_a_skipped_step(tmp_path: Path, enabled: bool) -> None:
+    """A spike is a good step, which counts towards growth; what is not finite is named by whether there is a scale."""
+    block = {"enabled": enabled, "initial_scale_power": 4, "hysteresis": 1, "loss_scale_window": 1}
+    scaler = make_loss_scaler(engine_options(request(tmp_path, "fsdp", {"fp16": block})))
+    spike, bad = Skip("spike", "too large"), Skip("not finite", "the norm is nan")
+    results = [finished_step(scaler, norm, skip) for norm, skip in ((9.0, spike), (1.0, None), (nan, bad))]
+    assert results[0] == (9.0, spike, 16.0 if enabled else 1.0, 0)
+    assert [result.loss_scale for result in results] == ([16.0, 16.0, 32.0] if enabled else [1.0] * 3)
+    last = results[2].skip
+    assert last is not None and last.reason == ("overflow" if enabled else "not finite")
+    assert scaler.scale == (16.0 if enabled else 1.0)
