@@ -91,6 +91,8 @@ class DeepSpeedBackend:
             self._engine.optimizer.update_lp_params()
         elif self._stage == 3:
             zero = self._engine.optimizer
+            # What is gathered already would stay as it was.
+            zero._partition_all_parameters()
             for sub_group in range(len(zero.fp16_groups)):
                 zero._reassign_or_swap_out_partitioned_parameters(sub_group)
             if zero.persistent_parameters:

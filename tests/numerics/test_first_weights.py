@@ -1,4 +1,5 @@
-"""Training starts from the model's own weights, to the last bit, also where the engine computes in half precision."""
+"""Training starts from the model's own weights, to the last bit, also where the engine computes in half precision; and
+weights that are written from outside are those it computes with."""
 
 from itertools import islice
 from pathlib import Path
@@ -31,8 +32,9 @@ CELLS = sorted(
 pytestmark = pytest.mark.slow
 
 
-def first_weights(folder: Path) -> list[tuple[dict[str, torch.Tensor], float]]:
-    """On a rank: its pieces of the master weights before the first step, and the loss of its first rows."""
+def first_weights(folder: Path) -> list[tuple[dict[str, torch.Tensor], list[float]]]:
+    """On a rank: its pieces of the master weights before the first step, and the loss of its first rows by them, by
+    their double, and by them again."""
     enter()
     store = TokenStore.open(folder / "store")
     stream = row_stream(store, "train", CELLS[0].setting(1).sampling, SEED)
@@ -41,7 +43,15 @@ def first_weights(folder: Path) -> list[tuple[dict[str, torch.Tensor], float]]:
     found = []
     for cell in CELLS:
         backend = make_backend(cell, store, folder)
-        found.append((local_weights(backend), float(backend.score(batch)[0].sum())))
+        weights = {name: values.clone() for name, values in local_weights(backend).items()}
+        losses = [float(backend.score(batch)[0].sum())]
+        for factor in (2.0, 0.5):
+            for shard in backend.layout.shards:
+                for view in shard.views(shard.tensor.detach()):
+                    view.mul_(factor)
+            backend.refresh_weights()
+            losses.append(float(backend.score(batch)[0].sum()))
+        found.append((weights, losses))
     return found
 
 
@@ -56,4 +66,6 @@ def test_master_weights_are_those_of_the_model(course_folder: Path) -> None:
         for name, weight in expected.items():
             assert torch.equal(whole[name], weight), f"{cell}: {name}"
         # What computes is their rounding, the same under each engine.
-        assert ranks[0][index][1] == pytest.approx(ranks[0][0][1], rel=5e-3), cell
+        first, double, again = ranks[0][index][1]
+        assert [first, double] == pytest.approx(ranks[0][0][1][:2], rel=5e-3), cell
+        assert again == first != pytest.approx(double, rel=5e-2), cell
