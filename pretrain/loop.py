@@ -29,7 +29,7 @@ class LoopOptions:
     rank: int
     device: torch.device
     peak_flops: float | None  # of all devices together, per second
-    max_skipped_steps: int = 1  # overflows in a row at the lowest loss scale that end the run
+    max_skipped_steps: int = 1  # in a row that end the run: spikes, or overflows at the lowest loss scale
     parameters_every: int = 0
 
     def is_due(self, every: int, step: int) -> bool:
@@ -66,11 +66,10 @@ class Loop:
             started, step = perf_counter(), done.steps + 1
             batches = next(self.loader)
             sums = self._accumulate(batches, step)
-            # A step that was skipped leaves the learning rate where it was.
-            applied = self.backend.optimizer.applied_steps
-            result = self.backend.step(lr := self.schedule(applied, length.share(done)))
+            result = self.backend.step(lr := self._rate(done))
             totals, asked_to_stop, seconds = self._totals(sums, perf_counter() - began)
-            done = Progress(step, done.tokens + batches.num_tokens, seconds)
+            skipped = done.skipped_tokens + (0 if result.skip is None else batches.num_tokens)
+            done = Progress(step, done.tokens + batches.num_tokens, seconds, skipped)
             record = self._record(step, batches, totals, lr, result, perf_counter() - started)
             last = length.reached(done) is not None
             self._report(record, batches.sample_names, step if last else length.expected_steps(done))
@@ -86,6 +85,11 @@ class Loop:
                     f"Stopped by {reason} after step {step}, saved; start again to continue."
                 )
         return done
+
+    def _rate(self, done: Progress) -> float:
+        """The learning rate of the next step. Steps that were skipped have no part in it, nor have their tokens."""
+        applied = Progress(self.backend.optimizer.applied_steps, done.tokens - done.skipped_tokens)
+        return self.schedule(applied.steps, self.options.length.share(applied))
 
     def _accumulate(self, batches: StepBatches, step: int) -> torch.Tensor:
         """Forward and backward of all micro-batches; this rank's loss sums, [2]."""
@@ -154,11 +158,11 @@ class Loop:
                 self.writer.evaluation(record)
 
     def _pass_over_or_raise(self, record: StepRecord, result: StepResult) -> None:
-        """Whether the run goes on after a skipped step: after a spike, and after an overflow until too many in a row
-        had the lowest loss scale; never after what is not finite without one."""
+        """The run goes on after a skipped step until too many in a row were lost; never after what is not finite
+        without a loss scale."""
         if result.skip is None:
             return
-        reason, detail = result.skip
+        reason, detail, in_row = result.skip
         if reason == "not finite":
             raise PretrainError(
                 f"The gradient norm of step {record.step} is {record.grad_norm} (loss {record.loss}, cursor "
@@ -166,10 +170,18 @@ class Loop:
                 "again from the last checkpoint."
             )
         self.terminal.say(f"step {record.step} skipped ({reason}), cursor {record.cursor}: {detail}")
-        if result.lost_steps >= self.options.max_skipped_steps:
+        if in_row < self.options.max_skipped_steps:
+            return
+        where = (
+            f"{in_row} steps in a row up to step {record.step} were skipped (loss {record.loss}, gradient norm "
+            f"{record.grad_norm:.4g}, cursor {record.cursor})"
+        )
+        if reason == "spike":
             raise PretrainError(
-                f"{result.lost_steps} steps in a row up to step {record.step} were skipped (loss "
-                f"{record.loss}, cursor {record.cursor}) at loss scale {record.loss_scale:g}, the lowest that the "
-                "ds_config's fp16 block allows: lower optimizer.lr or fp16.min_loss_scale, or use bf16 or fp32, and "
-                "start again from the last checkpoint."
+                f"{where} as spikes, so the change is a lasting one: lower optimizer.lr or raise train.spike_factor, "
+                "and start again from the last checkpoint."
             )
+        raise PretrainError(
+            f"{where} at loss scale {record.loss_scale:g}, the lowest that the ds_config's fp16 block allows: lower "
+            "optimizer.lr or fp16.min_loss_scale, or use bf16 or fp32, and start again from the last checkpoint."
+        )

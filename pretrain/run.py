@@ -26,10 +26,11 @@ from pretrain.optim import Progress, RunLength
 from pretrain.run_folder import RunFolder
 from pretrain.signals import StopRequest
 
-# Parts of a recipe that change when things are written, and no result. Of the stores it says where they lie; that
-# they and their shares are the same is checked by their fingerprints.
+# Parts of a recipe that change when things are written or when the run ends, and no result. Of the stores it says where
+# they lie; that they and their shares are the same is checked by their fingerprints.
 NOT_OF_THE_COURSE = (
     "train.stop_at_step",
+    "train.hours",
     "train.max_skipped_steps",
     "eval.",
     "checkpoint.",
@@ -167,7 +168,8 @@ class Run:
         scale = self.backend.loss_scaler.state if self.engine.precision == "fp16" else None
         update: dict[str, Any] = {"step": done.steps, "tokens": done.tokens, "seconds": done.seconds}
         update |= {"cursor": cursor, "applied_steps": optimizer.applied_steps, "loss_scale": scale}
-        update["recent_norms"] = optimizer.recent_norms
+        update |= {"recent_norms": optimizer.recent_norms, "spikes_in_row": optimizer.spikes_in_row}
+        update["skipped_tokens"] = done.skipped_tokens
         state = self.initial.model_copy(update=update)
         return checkpoint.save_checkpoint(
             self.folder.checkpoints,
@@ -260,7 +262,7 @@ class Run:
 
 
 def _progress_of(state: RunState) -> Progress:
-    return Progress(state.step, state.tokens, state.seconds)
+    return Progress(state.step, state.tokens, state.seconds, state.skipped_tokens)
 
 
 def _prepare(request: Request, folder: RunFolder, terminal: Terminal) -> Run:

@@ -93,10 +93,17 @@ def test_what_the_scale_is_told_of_a_skipped_step(tmp_path: Path, enabled: bool)
     """A spike is a good step, which counts towards growth; what is not finite is named by whether there is a scale."""
     block = {"enabled": enabled, "initial_scale_power": 4, "hysteresis": 1, "loss_scale_window": 1}
     scaler = make_loss_scaler(engine_options(request(tmp_path, "fsdp", {"fp16": block})))
-    spike, bad = Skip("spike", "too large"), Skip("not finite", "the norm is nan")
+    spike, bad = Skip("spike", "too large", 3), Skip("not finite", "the norm is nan")
     results = [finished_step(scaler, norm, skip) for norm, skip in ((9.0, spike), (1.0, None), (nan, bad))]
-    assert results[0] == (9.0, spike, 16.0 if enabled else 1.0, 0)
+    assert results[0] == (9.0, spike, 16.0 if enabled else 1.0)
     assert [result.loss_scale for result in results] == ([16.0, 16.0, 32.0] if enabled else [1.0] * 3)
     last = results[2].skip
     assert last is not None and last.reason == ("overflow" if enabled else "not finite")
     assert scaler.scale == (16.0 if enabled else 1.0)
+
+
+def test_overflows_are_counted_in_a_row_at_the_lowest_scale(tmp_path: Path) -> None:
+    block = {"enabled": True, "initial_scale_power": 1, "hysteresis": 1}
+    scaler = make_loss_scaler(engine_options(request(tmp_path, "fsdp", {"fp16": block})))
+    skips = [finished_step(scaler, nan, Skip("not finite", "nan")).skip for _ in range(3)]
+    assert [skip and skip.in_row for skip in skips] == [0, 1, 2]  # at scales 2, 1 and 1

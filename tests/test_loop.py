@@ -63,7 +63,7 @@ class Scripted:
     stop: StopRequest = field(default_factory=StopRequest)
     not_finite_at: int | None = None
     skipped_at: tuple[int, ...] = ()  # under fp16; after step 3 at its lowest scale
-    spike_at: int | None = None
+    spikes_at: tuple[int, ...] = ()
     said: list[str] = field(default_factory=list)
     figures: list[Any] = field(default_factory=list)
     signal_at: int | None = None
@@ -95,12 +95,12 @@ class Scripted:
         if self.steps == self.not_finite_at:
             skip = Skip("not finite", "the norm is nan")
         elif self.steps in self.skipped_at:
-            skip = Skip("overflow", "the norm is nan at scale 2")
-        elif self.steps == self.spike_at:
-            skip = Skip("spike", "too large")
+            skip = Skip("overflow", "the norm is nan at scale 2", max(0, self.steps - 3))
+        elif self.steps in self.spikes_at:
+            skip = Skip("spike", "too large", self.spikes_at.index(self.steps) + 1)
         self.applied_steps += skip is None
         finite = skip is None or skip.reason == "spike"
-        return StepResult(0.5 if finite else float("nan"), skip, 2.0, 0 if finite else max(0, self.steps - 3))
+        return StepResult(0.5 if finite else float("nan"), skip, 2.0)
 
     def parameter_figures(self) -> dict[str, dict[str, float]]:
         return {"trust_ratio": {"bias": float(self.steps)}}
@@ -264,8 +264,8 @@ def test_gradient_that_is_not_finite_ends_the_run_unsaved() -> None:
 
 
 def test_a_spike_is_passed_over_and_named_with_its_cursor() -> None:
-    scripted, saved = Scripted(spike_at=3), Saved()
-    loop_of(scripted, saved).run(Progress())
+    scripted, saved = Scripted(spikes_at=(3,)), Saved()
+    loop_of(scripted, saved, max_skipped_steps=2).run(Progress())
     assert [step for step, _ in saved] == [6]
     assert [record.skipped for record in scripted.records] == [False, False, True, False, False, False]
     assert scripted.records[2].skipped_because == "spike"
@@ -294,7 +294,7 @@ def test_a_skipped_step_does_not_advance_the_learning_rate() -> None:
 
 
 def test_a_spike_under_fp16_is_no_step_lost_to_the_scale() -> None:
-    scripted, saved = Scripted(skipped_at=(4, 6), spike_at=5), Saved()
+    scripted, saved = Scripted(skipped_at=(4, 6), spikes_at=(5,)), Saved()
     loop_of(scripted, saved, max_skipped_steps=4).run(Progress())
     reasons = [record.skipped_because for record in scripted.records]
     assert reasons == [None, None, None, "overflow", "spike", "overflow"]
@@ -307,6 +307,27 @@ def test_skipped_steps_at_the_lowest_scale_end_the_run() -> None:
         loop_of(scripted, saved, max_skipped_steps=2).run(Progress())
     assert saved == []
     assert len(scripted.records) == 5
+
+
+def test_spikes_without_end_end_the_run() -> None:
+    scripted, saved = Scripted(spikes_at=(3, 4, 5, 6)), Saved()
+    with pytest.raises(
+        PretrainError, match=r"^3 steps in a row up to step 5 .*norm 0\.5.* train\.spike_factor"
+    ):
+        loop_of(scripted, saved, max_skipped_steps=3).run(Progress())
+    assert saved == []
+
+
+@pytest.mark.parametrize("skipped", [{"skipped_at": (2,)}, {"spikes_at": (2,)}])
+def test_tokens_of_a_skipped_step_end_the_run_and_leave_the_rate(skipped: dict[str, Any]) -> None:
+    """50 tokens a step: 180 are there after the fourth; the rate falls by those that were learnt from."""
+    scripted = Scripted(**skipped)
+    loop = loop_of(scripted, Saved(), length=RunLength(6, None, 180), max_skipped_steps=2)
+    loop = Loop(**{**vars(loop), "schedule": Schedule("linear", 1.0, 6, 0)})
+    done = loop.run(Progress())
+    assert (done.steps, done.tokens, done.skipped_tokens) == (4, 200, 50)
+    rates = [1 - learnt / 180 for learnt in (0, 50, 50, 100)]
+    assert [record.lr for record in scripted.records] == pytest.approx(rates)
 
 
 def test_dropout_does_not_depend_on_where_the_run_began() -> None:

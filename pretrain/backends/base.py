@@ -33,13 +33,12 @@ class LossWeights(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """Of one optimizer step: the global gradient norm before clipping, why nothing was updated if so, the loss
-    scale that it had (1 without fp16), and how many steps in a row, with this one, overflowed at the lowest."""
+    """Of one optimizer step: the global gradient norm before clipping, why nothing was updated if so, and the loss
+    scale that it had (1 without fp16)."""
 
     grad_norm: float
     skip: Skip | None
     loss_scale: float
-    lost_steps: int = 0
 
 
 class Backend(Protocol):
@@ -99,5 +98,6 @@ def finished_step(scaler: LossScaler, grad_norm: float, skip: Skip | None) -> St
     scale, bad = scaler.scale, skip is not None and skip.reason == "not finite"
     scaler.update(overflow=bad)
     if bad and scaler.is_needed:
-        skip = Skip("overflow", f"the gradient norm is {grad_norm} at loss scale {scale:g}")
-    return StepResult(grad_norm, skip, scale, scaler.lost_steps)
+        detail = f"the gradient norm is {grad_norm} at loss scale {scale:g}"
+        skip = Skip("overflow", detail, scaler.lost_steps)
+    return StepResult(grad_norm, skip, scale)

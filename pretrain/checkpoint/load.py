@@ -92,7 +92,9 @@ def load_checkpoint(folder: Path, optimizer: ShardedOptimizer, rank: int, ranks:
     for kind, tensors in wanted.items():
         _fill(folder, manifest, optimizer.layout, kind, tensors)
     optimizer.applied_steps = manifest.state.applied_steps
-    optimizer.recent_norms = list(manifest.state.recent_norms)
+    if optimizer.spikes is not None:  # without a rule nothing would keep them up to date
+        optimizer.recent_norms = list(manifest.state.recent_norms)
+        optimizer.spikes_in_row = manifest.state.spikes_in_row
     return manifest
 
 

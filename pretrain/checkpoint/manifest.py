@@ -60,12 +60,14 @@ class RunState(_Part):
     step: int  # finished optimizer steps
     tokens: int = 0  # real ones in those steps; 0 where it was saved before they were counted
     seconds: float = 0.0  # of training, over all starts
+    skipped_tokens: int = 0  # of those tokens, what lay in steps that updated nothing
     cursor: list[int]  # first row of the next step
     applied_steps: int  # steps that changed the weights: the t of bias correction and of the learning rate
     loss_scale: LossScaleState | None = (
         None  # of fp16; None: another precision, or saved before it was carried
     )
-    recent_norms: list[float] = []  # of gradients, where a rule skips outliers among them
+    recent_norms: list[float] = []  # of the last updates' gradients, where a rule skips outliers among them
+    spikes_in_row: int = 0  # such outliers since the last update
     seed: int
     store_fingerprint: str  # of a blend: over all its stores and weights
     blend: list[SavedStore] = []  # empty: one store

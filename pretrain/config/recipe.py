@@ -89,7 +89,9 @@ class Train(Section):
     )
     spike_window: PositiveInt = 50
     stop_at_step: PositiveInt | None = None  # save and end with exit code 75 there, to be started again
-    max_skipped_steps: PositiveInt = 20  # fp16: overflows in a row at the lowest loss scale that end the run
+    max_skipped_steps: PositiveInt = (
+        20  # in a row that end the run: spikes; overflows at the lowest loss scale
+    )
 
 
 class Optimizer(Section):

@@ -10,6 +10,7 @@ class Progress:
     steps: int = 0
     tokens: int = 0  # real ones, as metrics.jsonl counts them
     seconds: float = 0.0  # of training, validation and saving
+    skipped_tokens: int = 0  # of those tokens, what lay in steps that updated nothing
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self.max_grad_norm = max_grad_norm  # 0 = no clipping
         self.applied_steps = 0
         self.spikes = spikes
-        self.recent_norms: list[float] = []  # of the last finite ones, where there is a rule for spikes
+        self.recent_norms: list[float] = []  # of the last updates, where there is a rule for spikes
+        self.spikes_in_row = 0  # since the last update
         self._figures: ParameterFigures = {}
         self._layout: ShardLayout | None = None
         self._pending: _Pending | None = None
@@ -149,11 +150,14 @@ class ShardedOptimizer(torch.optim.Optimizer):
             raise RuntimeError(
                 "The engine did not step every shard; its version may lay weights out otherwise."
             )
-        if self.spikes is not None and isfinite(pending.grad_norm):
-            self.recent_norms = self.spikes.remembered(pending.grad_norm, self.recent_norms)
-        self.applied_steps += pending.skip is None
         self._figures = pending.figures
-        return pending.grad_norm, pending.skip
+        if pending.skip is not None:
+            return pending.grad_norm, self._counted(pending.skip)
+        self.applied_steps += 1
+        self.spikes_in_row = 0
+        if self.spikes is not None:
+            self.recent_norms = self.spikes.remembered(pending.grad_norm, self.recent_norms)
+        return pending.grad_norm, None
 
     def parameter_figures(self) -> dict[str, dict[str, float]]:
         """By kind and parameter name, what the rule says of the last step; empty where it was skipped or says none."""
@@ -168,6 +172,12 @@ class ShardedOptimizer(torch.optim.Optimizer):
         if not isfinite(grad_norm):
             return _not_finite(grad_norm)
         return None if self.spikes is None else self.spikes.found(grad_norm, self.recent_norms)
+
+    def _counted(self, skip: Skip) -> Skip:
+        if skip.reason != "spike":
+            return skip
+        self.spikes_in_row += 1
+        return skip._replace(in_row=self.spikes_in_row)
 
     def _gradient_factor(self, grad_norm: float, grad_scale: float) -> float:
         """What undoes the scale and clips, in one number: rules apply it where they walk the gradients anyway."""

@@ -15,8 +15,8 @@ from pretrain.optim.skipping import Skip
 class SpikeRule:
     """A norm above `factor` times the median of the last `window` norms is a spike.
 
-    Nothing is one before that many are known. The norms of spikes are among the last ones too, so that a lasting
-    change is taken for one during half a window at most, and no run stands still.
+    Nothing is one before that many are known. They are norms of steps that updated the weights: a spike is no measure
+    of the next. So a lasting change is one spike after another, and the loop ends a run that has too many in a row.
     """
 
     factor: float
@@ -29,9 +29,9 @@ class SpikeRule:
         usual = median(recent[-self.window :])
         if norm <= self.factor * usual:
             return None
-        median_of = f"{usual:.4g}, the median of the last {self.window} steps"
+        median_of = f"{usual:.4g}, the median of the last {self.window} updates"
         return Skip("spike", f"gradient norm {norm:.4g} is over {self.factor:g} times {median_of}")
 
     def remembered(self, norm: float, recent: Sequence[float]) -> list[float]:
-        """The last norms with this one."""
+        """The last norms with this one, of a step that updated the weights."""
         return [*recent, norm][-self.window :]

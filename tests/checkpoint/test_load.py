@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from pretrain.checkpoint import load_checkpoint, save_checkpoint
 from pretrain.checkpoint.manifest import sha256_of
 from pretrain.errors import DataError, UsageError
-from pretrain.optim import SgdOptions, ShardedOptimizer
+from pretrain.optim import SgdOptions, ShardedOptimizer, SpikeRule
 from tests.checkpoint.saved import (
     CUT,
     KEEP,
@@ -71,14 +71,17 @@ def test_moments_of_another_rule(checkpoint: Path) -> None:
         load_checkpoint(checkpoint, other, 0, 1)
 
 
-def test_recent_norms_come_back_in_every_digit(tmp_path: Path) -> None:
-    ours, state = (
-        make_optimizer(*CUT),
-        state_at(5).model_copy(update={"recent_norms": [0.1 + 0.2, 1 / 3, 4.0]}),
-    )
+def test_recent_norms_come_back_in_every_digit_where_there_is_a_rule(tmp_path: Path) -> None:
+    norms = [0.1 + 0.2, 1 / 3, 4.0]
+    state = state_at(5).model_copy(update={"recent_norms": norms, "spikes_in_row": 2})
     path = save_checkpoint(tmp_path, make_optimizer(*CUT), state, KEEP, 0)
-    load_checkpoint(path, ours, 0, 1)
-    assert ours.recent_norms == [0.1 + 0.2, 1 / 3, 4.0]
+    ours, other = make_optimizer(*CUT), make_optimizer(*CUT)
+    ours.spikes = SpikeRule(3.0, 3)
+    for each in (ours, other):
+        load_checkpoint(path, each, 0, 1)
+    assert (ours.recent_norms, ours.spikes_in_row) == (norms, 2)
+    # Without a rule they would be those of long ago once there is one again.
+    assert (other.recent_norms, other.spikes_in_row) == ([], 0)
 
 
 def test_flipped_bit(checkpoint: Path) -> None:

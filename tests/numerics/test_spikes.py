@@ -11,8 +11,15 @@ from tests.worlds import run_ranks
 pytestmark = pytest.mark.slow
 
 # So near the median that many of the steps after the third are over it. No gradient of these is one that a user
-# would skip.
-RULE = ("train.spike_factor=1.02", "train.spike_window=4", "log.parameters_every=5", "checkpoint.keep=9")
+# would skip. By tokens, so that the rate hangs on those that were skipped.
+TOKENS = 5500
+RULE = (
+    f"train.tokens={TOKENS}",
+    "train.spike_factor=1.02",
+    "train.spike_window=4",
+    "log.parameters_every=5",
+    "checkpoint.keep=9",
+)
 HALF = 9
 
 
@@ -37,13 +44,27 @@ def test_some_steps_are_skipped_and_say_why(folder: Path) -> None:
     found = records(folder / "deepspeed")
     skipped = [record for record in found if record["skipped"]]
     assert 0 < len(skipped) < len(found) - 4
-    assert min(record["step"] for record in skipped) > 4
-    for record in skipped:
-        assert record["skipped_because"] == "spike"
-        earlier = [each["grad_norm"] for each in found if record["step"] - 4 <= each["step"] < record["step"]]
-        assert record["grad_norm"] > 1.02 * sum(sorted(earlier)[1:3]) / 2
+    norms: list[float] = []  # of updates
+    for record in found:
+        is_spike = len(norms) >= 4 and record["grad_norm"] > 1.02 * sum(sorted(norms[-4:])[1:3]) / 2
+        assert record.get("skipped_because") == ("spike" if is_spike else None)
+        norms += [] if is_spike else [record["grad_norm"]]
     assert not any("skipped_because" in record for record in found if not record["skipped"])
-    assert newest(folder / "deepspeed")[1].state.applied_steps == len(found) - len(skipped)
+    state = newest(folder / "deepspeed")[1].state
+    assert state.applied_steps == len(found) - len(skipped)
+    assert state.skipped_tokens == sum(record["tokens"] for record in skipped)
+
+
+def test_the_rate_falls_by_the_tokens_of_updates(folder: Path) -> None:
+    """From step 5 on, in a straight line over what the 4 warm-up steps leave of the run."""
+    found = records(folder / "deepspeed")
+    warmed_up = 4 / -(-TOKENS // (8 * 48))
+    assert not any(record["skipped"] for record in found[:4])
+    learnt = sum(record["tokens"] for record in found[:4])
+    for record in found[4:]:
+        decayed = max(0.0, (learnt / TOKENS - warmed_up) / (1 - warmed_up))
+        assert record["lr"] == pytest.approx(0.01 * (1 - decayed))
+        learnt += 0 if record["skipped"] else record["tokens"]
 
 
 def test_goes_on_bit_for_bit(folder: Path) -> None:
@@ -51,9 +72,10 @@ def test_goes_on_bit_for_bit(folder: Path) -> None:
     # The first decisions after the stop hang on norms from before it.
     assert any(record["skipped"] for record in whole[HALF : HALF + 4])
     assert resumed == whole
+    norms = [record["grad_norm"] for record in whole if not record["skipped"]]
     (_, ours), (_, theirs) = newest(folder / "stopped"), newest(folder / "deepspeed")
     assert [file.sha256 for file in ours.files] == [file.sha256 for file in theirs.files]
-    assert ours.state.recent_norms == theirs.state.recent_norms == [r["grad_norm"] for r in whole[-4:]]
+    assert ours.state.recent_norms == theirs.state.recent_norms == norms[-4:]
 
 
 def test_both_backends_skip_the_same_steps_of_the_same_run(folder: Path) -> None:

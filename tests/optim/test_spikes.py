@@ -27,14 +27,6 @@ def test_nothing_is_a_spike_before_the_window_is_full() -> None:
     assert RULE.found(1e9, []) is None
 
 
-def test_a_lasting_change_is_skipped_for_half_a_window() -> None:
-    rule, recent, skipped = SpikeRule(2.0, 10), [1.0] * 10, 0
-    for _ in range(30):
-        skipped += rule.found(9.0, recent) is not None
-        recent = rule.remembered(9.0, recent)
-    assert (skipped, len(recent)) == (5, 10)
-
-
 def spiking(bound: Bound) -> list[SkipReason | None]:
     """Why each step was skipped, if it was."""
     bound.optimizer.spikes = RULE
@@ -46,19 +38,30 @@ def spiking(bound: Bound) -> list[SkipReason | None]:
 
 def test_a_spike_changes_nothing() -> None:
     bound, other = bind(cut_layout((700,), 2), LambOptions()), bind(cut_layout((700,), 2), LambOptions())
-    skipped = spiking(bound)
+    skipped, norms = spiking(bound), list[float]()
     assert skipped == ["spike" if step == SPIKE_AT else None for step in range(8)]
     assert bound.optimizer.applied_steps == 7
-    assert len(bound.optimizer.recent_norms) == RULE.window
     other.scatter(draw(0, 0.1), "weight")
     for step in range(8):
         if step != SPIKE_AT:
-            other.step(draw(step + 1), LR)
+            norms.append(other.step(draw(step + 1), LR)[0])
+    assert bound.optimizer.recent_norms == norms[-RULE.window :]
     for ours, theirs in zip(bound.gather(), other.gather(), strict=True):
         assert torch.equal(ours, theirs)
     for kind in ("exp_avg", "exp_avg_sq"):
         for ours, theirs in zip(bound.optimizer.moments(kind), other.optimizer.moments(kind), strict=True):
             assert torch.equal(ours, theirs)
+
+
+def test_a_lasting_change_is_counted_until_an_update() -> None:
+    bound = bind(cut_layout((700,)), LambOptions())
+    bound.optimizer.spikes = RULE
+    bound.scatter(draw(0, 0.1), "weight")
+    scales = [1.0] * 4 + [10.0] * 9 + [float("inf"), 10.0, 1.0, 10.0]
+    skips = [bound.step(draw(step + 1, scale), LR)[1] for step, scale in enumerate(scales)]
+    # Neither the window nor what is not finite ends the row.
+    assert [skip and skip.in_row for skip in skips] == [None] * 4 + [*range(1, 10), 0, 10, None, 1]
+    assert bound.optimizer.applied_steps == 5
 
 
 def test_without_a_rule_none_is_skipped_and_nothing_remembered() -> None:
@@ -136,4 +139,4 @@ def test_sub_groups_of_a_spike_are_all_left_alone(told: bool) -> None:
     bound.optimizer.step()
     assert bound.optimizer.finish()[1]
     assert all(torch.equal(one, other) for one, other in zip(bound.gather(), before, strict=True))
-    assert len(bound.optimizer.recent_norms) == RULE.window
+    assert bound.optimizer.recent_norms == [1.0] * 4
