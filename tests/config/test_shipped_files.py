@@ -99,6 +99,13 @@ def test_readme_has_the_recipe_key_with_its_default(key: str) -> None:
     assert dict(rows).get(key, "missing").strip().strip("`") == default_of(key)
 
 
+def test_readme_has_no_other_key_and_none_twice() -> None:
+    text = README.read_text(encoding="utf-8")
+    sections = "|".join(name for name, field in Recipe.model_fields.items() if field.annotation is not int)
+    rows = re.findall(rf"^\| `(seed|(?:{sections})\.[\w.]+)` \|", text, re.MULTILINE)
+    assert sorted(rows) == sorted(leaf_keys(Recipe))
+
+
 def default_of(key: str) -> str:
     """As a row shows it; a key of a list of tables is shown as that of one of them."""
     section: Any = Recipe
