@@ -1,11 +1,28 @@
 """`python -m data_prep`.
 
-The command line is imported only where it runs: worker processes import this module again.
+The command line is imported only where it runs: worker processes import this module again. It takes seconds, and a
+signal may come meanwhile.
 """
 
+import contextlib
+import os
 import sys
 
-if __name__ == "__main__":
-    from data_prep.cli import main
+from data_prep.stopping import Stopped, StopSignals
+from pretrain.errors import StoppedBySignal
 
-    sys.exit(main())
+if __name__ == "__main__":
+    stop = StopSignals()
+    stop.listen()
+    try:
+        from data_prep.cli import main
+
+        code = main(stop=stop)
+    except Stopped as signal:
+        print(f"error: stopped by {signal} before anything began.", file=sys.stderr)
+        code = StoppedBySignal.exit_code
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+    # Taking the interpreter down waits for a training that was given up, and answers a signal that comes late by
+    # a code that says nothing was done.
+    os._exit(code)

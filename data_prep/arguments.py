@@ -1,8 +1,9 @@
-"""The arguments of each command, and the options they stand for."""
+"""The arguments of each command (what they stand for is found in `choices`)."""
 
 import argparse
+import re
 from pathlib import Path
-from typing import get_args
+from typing import Any, NoReturn, get_args
 
 from data_prep.build import SAVE_SECONDS
 from data_prep.options import (
@@ -11,49 +12,57 @@ from data_prep.options import (
     DEFAULT_SEGMENT_BYTES,
     DEFAULT_SHARD_TOKENS,
     DEFAULT_VOCAB_SIZE,
-    DEMO_BLOCK_TOKENS,
     DEMO_BYTES,
     DEMO_HELDOUT,
     DEMO_VOCAB_SIZE,
     TOKENIZER_SAMPLE_BYTES,
     BadText,
-    BuildOptions,
     Format,
     Grouping,
-    InputOptions,
     SentenceMethod,
     TokenizerKind,
-    TokenizerOptions,
 )
 from data_prep.workers import available_cpus
 from pretrain.errors import UsageError
 
 
+class Parser(argparse.ArgumentParser):
+    """Takes options by their whole names, and leaves it to `main` to say what is wrong."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False)
+        # `--part -1/3` gives --part a value, a wrong one; no option of ours begins with a digit.
+        self._negative_number_matcher = re.compile(r"-\d")
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; `{self.prog} --help` lists what there is.")
+
+
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m data_prep", description="Turn text into a token store, check it and look into it."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     build = commands.add_parser("build", help="build a token store from text")
     _add_input(build)
-    build.add_argument("--output", required=True, type=Path, metavar="STORE", help="folder to be made")
+    build.add_argument("--output", required=True, type=_path, metavar="STORE", help="folder to be made")
     _add_tokenizer(build)
     _add_build(build)
 
     tokenizer = commands.add_parser("tokenizer", help="train a tokenizer alone")
     _add_input(tokenizer)
-    tokenizer.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to be made")
+    tokenizer.add_argument("--output", required=True, type=_path, metavar="DIR", help="folder to be made")
     _add_training(tokenizer)
     _add_workers(tokenizer)
 
     verify = commands.add_parser("verify", help="check a store: exit code 3 and each bad file's name")
-    verify.add_argument("store", type=Path)
+    verify.add_argument("store", type=_path)
     verify.add_argument("--quick", action="store_true", help="sizes, tokenizer and block tables only")
     _add_workers(verify)
 
     merge = commands.add_parser("merge", help="make one store of the parts of a build with --part")
-    merge.add_argument("store", type=Path, help="the --output of the parts")
+    merge.add_argument("store", type=_path, help="the --output of the parts")
     merge.add_argument("--if-complete", action="store_true", help="do nothing while parts are missing")
 
     _add_inspect(
@@ -65,49 +74,10 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def build_options(arguments: argparse.Namespace) -> BuildOptions:
-    """Raises UsageError for arguments that contradict each other."""
-    if arguments.tokenizer is not None and (arguments.train_tokenizer or arguments.vocab_size):
-        raise UsageError("--tokenizer takes an existing tokenizer; drop --train-tokenizer and --vocab-size.")
-    default_block = DEMO_BLOCK_TOKENS if arguments.demo else DEFAULT_BLOCK_TOKENS
-    default_heldout = DEMO_HELDOUT if arguments.demo else DEFAULT_HELDOUT
-    return BuildOptions(
-        input=input_options(arguments),
-        tokenizer=tokenizer_options(arguments),
-        sentences=arguments.sentences,
-        language=arguments.language,
-        heldout=default_heldout if arguments.heldout is None else arguments.heldout,
-        block_tokens=default_block if arguments.block_tokens is None else arguments.block_tokens,
-        shard_tokens=arguments.shard_tokens,
-    )
-
-
-def input_options(arguments: argparse.Namespace) -> InputOptions:
-    return InputOptions(
-        paths=tuple(arguments.input),
-        hub=arguments.hub,
-        hub_config=arguments.hub_config,
-        hub_split=arguments.hub_split,
-        hub_revision=arguments.hub_revision,
-        demo=arguments.demo,
-        demo_bytes=arguments.demo_bytes,
-        format=arguments.format,
-        documents=arguments.documents,
-        text_column=arguments.text_column,
-        on_bad_text=arguments.on_bad_text,
-        segment_bytes=arguments.segment_bytes,
-    )
-
-
-def tokenizer_options(arguments: argparse.Namespace) -> TokenizerOptions:
-    default_size = DEMO_VOCAB_SIZE if arguments.demo else DEFAULT_VOCAB_SIZE
-    return TokenizerOptions(
-        path=getattr(arguments, "tokenizer", None),
-        vocab_size=default_size if arguments.vocab_size is None else arguments.vocab_size,
-        train=arguments.train_tokenizer or "wordpiece",
-        lowercase=arguments.lowercase,
-        sample_bytes=arguments.tokenizer_sample_bytes,
-    )
+def _path(text: str) -> Path:
+    if not text:  # an unset variable of a shell script: Path("") would be the current folder
+        raise argparse.ArgumentTypeError("it is empty; give a path")
+    return Path(text)
 
 
 def _add_input(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +85,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--input", nargs="+", default=[], metavar="PATH", help="files, folders or patterns")
     group.add_argument("--hub", metavar="NAME", help="a dataset of the Hugging Face Hub instead")
     group.add_argument("--hub-config", metavar="NAME", help="its configuration, where it has several")
-    group.add_argument("--hub-split", default="train", metavar="NAME", help="its split (default train)")
+    group.add_argument("--hub-split", metavar="NAME", help="its split (default train)")
     group.add_argument("--hub-revision", metavar="REVISION", help="its version: a commit, a tag or a branch")
     group.add_argument(
         "--demo", action="store_true", help="the documentation of the installed Python packages instead"
@@ -123,7 +93,6 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--demo-bytes",
         type=int,
-        default=DEMO_BYTES,
         metavar="N",
         help=f"at most so much (default {DEMO_BYTES:,})",
     )
@@ -187,7 +156,6 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tokenizer-sample-bytes",
         type=int,
-        default=TOKENIZER_SAMPLE_BYTES,
         metavar="N",
         help=f"text to train it on (default {TOKENIZER_SAMPLE_BYTES:,})",
     )
@@ -198,7 +166,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--sentences", choices=get_args(SentenceMethod), default="sentencex", help="or one sentence per line"
     )
-    group.add_argument("--language", default="en", help="of the sentences, as a code such as en (default)")
+    group.add_argument("--language", metavar="CODE", help="of the sentences, as a code such as en (default)")
     group.add_argument(
         "--heldout",
         type=float,
@@ -218,7 +186,9 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help=f"between two states that --resume can go on from (default {SAVE_SECONDS:.0f})",
     )
-    group.add_argument("--timings", type=Path, metavar="FILE", help="write how long each stage took, as JSON")
+    group.add_argument(
+        "--timings", type=_path, metavar="FILE", help="write how long each stage took, as JSON"
+    )
     group.add_argument("--overwrite", action="store_true", help="replace a store that lies at --output")
     _add_workers(parser)
 
@@ -230,7 +200,7 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("store", type=Path)
+    parser.add_argument("store", type=_path)
     parser.add_argument("--samples", type=int, default=3, metavar="N", help="samples to show (default 3)")
     parser.add_argument(
         "--seq-len", type=int, default=128, metavar="N", help="tokens of their rows (default 128)"
@@ -255,7 +225,7 @@ def _add_megatron(parser: argparse.ArgumentParser) -> None:
         metavar="PREFIX",
         help="paths of .idx and .bin, without these endings",
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="STORE", help="folder to be made")
+    parser.add_argument("--output", required=True, type=_path, metavar="STORE", help="folder to be made")
     parser.add_argument(
         "--tokenizer", required=True, metavar="PATH", help="the one the datasets were made with"
     )

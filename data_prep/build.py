@@ -7,9 +7,7 @@
 5. report and manifest come last.
 """
 
-import errno
 import json
-import shutil
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +17,7 @@ from data_prep.journal import Journal
 from data_prep.options import BuildOptions, InputOptions, TokenizerOptions, check_options
 from data_prep.output import (
     AnotherBuild,
+    check_apart,
     check_empty,
     check_output,
     claimed,
@@ -37,11 +36,20 @@ from data_prep.sentences import split_sentences
 from data_prep.sources.corpus import Corpus
 from data_prep.sources.files import find_files
 from data_prep.sources.opening import open_corpus
+from data_prep.stopping import Stopped, StopSignals, interruptible
 from data_prep.tokenizer import StoreTokenizer, check_vocab_size, load_tokenizer
 from data_prep.tokenizer import train_tokenizer as train
+from data_prep.unfinished import (
+    check_room_for_tokenizer,
+    disk_full,
+    is_disk_full,
+    machine_error,
+    stopped,
+    tokenizer_not_saved,
+)
 from data_prep.workers import Workers
 from pretrain.data.store import SpecialIds, StoreLayout, StoreWriter, TokenStore, partial_path
-from pretrain.errors import DataError, PretrainError, UsageError
+from pretrain.errors import DataError, UsageError
 
 SAVE_SECONDS = 30.0
 
@@ -60,13 +68,14 @@ class Job:
     part: Part | None = None
     save_seconds: float = SAVE_SECONDS
     timings: Timings = field(default_factory=Timings)
+    stop: StopSignals = field(default_factory=StopSignals)
 
 
 def build(options: BuildOptions, output: Path, job: Job) -> dict[str, Any]:
     """Build the store (or the part of it) at `output` and return its report.
 
     With `resume`, a finished store of equal options is accepted, one that another process is building is waited
-    for, and a build that was killed goes on.
+    for, and a build that was killed goes on. Raises StoppedBySignal where `job.stop` listens.
     """
     check_options(options)
     if options.tokenizer.path is None:
@@ -85,22 +94,25 @@ def build(options: BuildOptions, output: Path, job: Job) -> dict[str, Any]:
     if job.resume and is_store(output):
         return accept_finished(options, output)
     check_output(output, overwrite=job.overwrite)
+    check_apart(options.input.paths, output)
     with claimed(output, say=job.progress.say, wait=job.resume, resume=job.resume):
         if job.resume and is_store(output):
             return accept_finished(options, output)
         check_output(output, overwrite=job.overwrite)
-        with Workers(job.num_workers) as workers:
-            try:
+        try:
+            with Workers(job.num_workers) as workers:
                 return _Build(options, output, job, workers).run()
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                raise _disk_full(output, error) from None
+        except Stopped as signal:
+            raise stopped(output, str(signal)) from None
+        except OSError as error:
+            if is_disk_full(error):
+                raise disk_full(output, error) from None
+            raise machine_error(output, error) from None
 
 
 def accept_finished(options: BuildOptions, output: Path) -> dict[str, Any]:
     """The report of the finished store; raises UsageError if other options or other input made it."""
-    TokenStore.open(output)
+    store = TokenStore.open(output)
     report = read_report(output)
     before, now = report.get("options", {}), options.as_dict()
     for name, value in now.items():
@@ -115,6 +127,9 @@ def accept_finished(options: BuildOptions, output: Path) -> dict[str, Any]:
             raise UsageError(
                 f"--output {output} was built from other or older files; use --overwrite or another path."
             )
+    changed = _changed_tokenizer(options, store.manifest.tokenizer_sha256, report.get("tokenizer", {}))
+    if changed is not None:
+        raise UsageError(f"--output {output} was built with {changed}; use --overwrite or another path.")
     return report
 
 
@@ -126,30 +141,36 @@ def train_tokenizer(
     check_options(whole)
     check_vocab_size(options.train, options.vocab_size)
     output = output.absolute()
+    check_apart(source.paths, output)
     check_empty(output)
     with claimed(output, say=progress.say, wait=False), Workers(num_workers) as workers:
-        trained = prepare_tokenizer(whole, open_corpus(source, workers, progress), progress)
+        trained = prepare_tokenizer(whole, open_corpus(source, workers, progress), output, progress)
         folder = partial_path(output)
         folder.mkdir()
-        trained.save(folder)
+        _save_tokenizer(trained, folder, output)
         with making_way(output):
             folder.rename(output)
     return trained
 
 
-def prepare_tokenizer(options: BuildOptions, corpus: Corpus, progress: Progress) -> StoreTokenizer:
+def prepare_tokenizer(
+    options: BuildOptions, corpus: Corpus, output: Path, progress: Progress
+) -> StoreTokenizer:
     """The existing tokenizer, or one trained on the sentences of a bounded sample of the corpus."""
     wanted = options.tokenizer
     if wanted.path is not None:
         tokenizer = load_tokenizer(Path(wanted.path))
     else:
+        check_room_for_tokenizer(output, wanted.vocab_size)
         progress.start("training the tokenizer", "steps", 0)
         texts = corpus.sample(wanted.sample_bytes)
         split = partial(split_sentences, method=options.sentences, language=options.language)
         sentences = [sentence for text in texts for sentence in split(text)[0]]
         if not sentences:
             raise DataError(_empty(corpus))
-        tokenizer = train(wanted.train, sentences, wanted.vocab_size, lowercase=wanted.is_lowercase)
+        tokenizer = interruptible(
+            partial(train, wanted.train, sentences, wanted.vocab_size, lowercase=wanted.is_lowercase)
+        )
         progress.stop()
     for note in tokenizer.notes:
         progress.say(note)
@@ -178,15 +199,17 @@ class _Build:
         with StoreWriter.resume(self.output, layout, journal.writer) as writer:
             with timings.timed("encoding"):
                 ledger = Pipeline(
-                    self.options, corpus, segments, writer, self.workers, self.job.progress
+                    self.options, corpus, segments, writer, self.workers, self.job.progress, self.job.stop
                 ).run(journal, self._save, self.job.save_seconds, timings)
             if part is None and ledger.splits["train"].documents == 0:
                 raise DataError(_empty(corpus))
             name = None if part is None else part.name
             report = make_report(self.options, name, corpus.describe(), journal.tokenizer, ledger)
-            with making_way(self.output):
-                writer.finish(report)
-        journal_path(self.output).unlink(missing_ok=True)
+            # A signal that comes now is too late: the store is there in a moment.
+            with self.job.stop.held_back():
+                with making_way(self.output):
+                    writer.finish(report)
+                journal_path(self.output).unlink(missing_ok=True)
         return report
 
     def _last_journal(self, corpus: Corpus) -> Journal | None:
@@ -195,7 +218,9 @@ class _Build:
             return None
         journal = Journal.load(journal_path(self.output))
         if journal is not None:
-            difference = journal.difference(*self._identity(corpus))
+            difference = journal.difference(*self._identity(corpus)) or _changed_tokenizer(
+                self.options, journal.tokenizer_sha256, journal.tokenizer
+            )
             if difference is not None:
                 raise AnotherBuild(
                     f"--output {self.output}: the interrupted build there had {difference}; say what was said then to "
@@ -205,7 +230,8 @@ class _Build:
             self.job.progress.say(
                 f"An earlier build was interrupted; it goes on after {megabytes:,.1f} MB of input."
             )
-            return journal
+            # A later one compares itself with this one.
+            return journal.model_copy(update={"options": self.options.as_dict()})
         self.job.progress.say(
             "How far an earlier build had come cannot be read; it is removed and built anew."
         )
@@ -214,10 +240,10 @@ class _Build:
 
     def _first_journal(self, corpus: Corpus, segments: range) -> Journal:
         """With the tokenizer in its place and nothing written."""
-        tokenizer = prepare_tokenizer(self.options, corpus, self.job.progress)
+        tokenizer = prepare_tokenizer(self.options, corpus, self.output, self.job.progress)
         section = tokenizer_section(tokenizer)
         with StoreWriter(self.output, _layout(self.options, section)) as writer:
-            tokenizer.save(writer.tokenizer_path)
+            _save_tokenizer(tokenizer, writer.tokenizer_path, self.output)
             state = writer.snapshot()
         options, inputs, part = self._identity(corpus)
         journal = Journal(
@@ -254,19 +280,25 @@ def _layout(options: BuildOptions, tokenizer: dict[str, Any]) -> StoreLayout:
     )
 
 
-def _disk_full(output: Path, error: OSError) -> PretrainError:
-    """Says how much is there; what is needed still, as far as it can be known from what is done."""
-    journal = Journal.load(journal_path(output))
-    free = shutil.disk_usage(output.parent).free
-    written = sum(file.stat().st_size for file in partial_path(output).glob("*"))
-    needed = "more is"
-    if journal is not None and journal.bytes_done:
-        rest = written * (journal.bytes_total / journal.bytes_done - 1)
-        needed = f"about {max(0.0, rest) / 1e6:,.1f} MB more are"
-    return PretrainError(
-        f"{error.filename or output}: the disk is full ({error.strerror}): {written / 1e6:,.1f} MB of the store are "
-        f"written, {needed} needed, {free / 1e6:,.1f} MB are free. Make room and start again with --resume."
-    )
+def _save_tokenizer(tokenizer: StoreTokenizer, folder: Path, output: Path) -> None:
+    try:
+        tokenizer.save(folder)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        raise tokenizer_not_saved(output, tokenizer, error) from None
+
+
+def _changed_tokenizer(options: BuildOptions, sha256: str, section: dict[str, Any]) -> str | None:
+    """What is different where --tokenizer names another one than that of this checksum and section of the report."""
+    if options.tokenizer.path is None:
+        return None
+    tokenizer = load_tokenizer(Path(options.tokenizer.path))
+    now = tokenizer_section(tokenizer)
+    roles = ("vocab_size", "special_ids", "all_special_ids")
+    if tokenizer.sha256 == sha256 and all(section.get(name) == now[name] for name in roles):
+        return None
+    return f"another tokenizer than the one that lies at {options.tokenizer.path} now"
 
 
 def _empty(corpus: Corpus) -> str:

@@ -4,27 +4,37 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 
-from data_prep.arguments import build_options, input_options, make_parser, tokenizer_options
+from data_prep.arguments import make_parser
 from data_prep.build import Job, build, train_tokenizer
+from data_prep.choices import (
+    build_options,
+    check_workers,
+    input_options,
+    tokenizer_options,
+)
 from data_prep.inspection import InspectOptions, print_store
 from data_prep.megatron import MegatronOptions, import_megatron
 from data_prep.parts import Part, merge
 from data_prep.progress import Progress
 from data_prep.report import Timings, print_report
+from data_prep.stopping import Stopped, StopSignals
+from data_prep.unfinished import nothing_kept
 from pretrain.data.store import MANIFEST_NAME, Manifest, TokenStore, verified_bytes, verify_store
 from pretrain.errors import DataError, PretrainError, UsageError
 
 _EXIT_OTHER = 1
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code of the public contract (0 done, 1 other, 2 usage, 3 data)."""
-    arguments = make_parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None, stop: StopSignals | None = None) -> int:
+    """Run one command; the exit code of the public contract (0 done, 1 other, 2 usage, 3 data, 75 stopped
+    by a signal)."""
     commands: dict[str, Callable[[argparse.Namespace], None]] = {
-        "build": _build,
+        "build": partial(_build, stop=stop or StopSignals()),
         "merge": _merge,
         "tokenizer": _tokenizer,
         "verify": _verify,
@@ -32,17 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         "import-megatron": _import_megatron,
     }
     try:
-        if getattr(arguments, "workers", 1) < 1:
-            raise UsageError(f"--workers is {arguments.workers}; it must be at least 1.")
+        arguments = make_parser().parse_args(argv)
+        check_workers(getattr(arguments, "workers", 1))
         commands[arguments.command](arguments)
     except PretrainError as error:
         return _fail(str(error), error.exit_code)
     except OSError as error:  # a full disk, a file that vanished
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}.", _EXIT_OTHER)
-    except KeyboardInterrupt:
-        kept = "start again with --resume to go on" if arguments.command == "build" else "nothing was kept"
-        return _fail(f"interrupted; {kept}.", _EXIT_OTHER)
+    except Stopped as signal:
+        stopped = nothing_kept(str(signal))
+        return _fail(str(stopped), stopped.exit_code)
     return 0
 
 
@@ -51,9 +61,11 @@ def _fail(message: str, exit_code: int) -> int:
     return exit_code
 
 
-def _build(arguments: argparse.Namespace) -> None:
+def _build(arguments: argparse.Namespace, stop: StopSignals) -> None:
     if arguments.save_every < 0:
         raise UsageError(f"--save-every is {arguments.save_every}; it must not be negative.")
+    if arguments.timings is not None:
+        _check_writable(arguments.timings)
     timings = Timings()
     with Progress() as progress:
         job = Job(
@@ -64,12 +76,24 @@ def _build(arguments: argparse.Namespace) -> None:
             part=None if arguments.part is None else Part.parse(arguments.part),
             save_seconds=arguments.save_every,
             timings=timings,
+            stop=stop,
         )
         report = build(build_options(arguments), arguments.output, job)
     if arguments.timings is not None:
         arguments.timings.write_text(json.dumps(timings.as_dict(), indent=1) + "\n")
     is_fresh = "encoding" in timings.seconds
-    print_report(report, str(arguments.output), Console(), timings if is_fresh else None)
+    print_report(report, str(arguments.output), Console(), timings if is_fresh else None, progress.said)
+
+
+def _check_writable(timings: Path) -> None:
+    """Raises UsageError where --timings could not be written after hours; leaves nothing there."""
+    is_there = timings.exists()
+    try:
+        timings.open("a").close()
+    except OSError as error:
+        raise UsageError(f"--timings {timings} cannot be written: {error.strerror or error}.") from None
+    if not is_there:
+        timings.unlink()
 
 
 def _merge(arguments: argparse.Namespace) -> None:

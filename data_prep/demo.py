@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from pretrain.data.store import TokenStore
-from pretrain.errors import DataError, PretrainError, UsageError
+from pretrain.errors import DataError, PretrainError, StoppedBySignal, UsageError
 
 
 def build_demo_store(output: str | Path, *, workers: int | None = None, num_bytes: int | None = None) -> Path:
@@ -28,7 +28,7 @@ def build_demo_store(output: str | Path, *, workers: int | None = None, num_byte
     # `-m` looks in the working folder first: this also finds the package in a checkout that is not installed.
     result = subprocess.run(command, cwd=Path(__file__).resolve().parents[1], check=False)
     if result.returncode != 0:
-        kinds = {kind.exit_code: kind for kind in (UsageError, DataError)}
+        kinds = {kind.exit_code: kind for kind in (UsageError, DataError, StoppedBySignal)}
         raise kinds.get(result.returncode, PretrainError)(
             f"The demo store {output} could not be built (see above)."
         )

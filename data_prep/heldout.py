@@ -1,12 +1,13 @@
 """Which split a document belongs to: decided by the hash of its text, so that exact duplicates stay together.
 
 A document is held out if its hash, as a share of the 64-bit range, is below the asked-for fraction. In a tiny
-corpus one side may come out empty; then the document with the lowest hash is held out, or the one with the
-highest hash trained on. That needs no second pass: until both sides have a document, what came so far waits
-here, in its order, up to a bound. Beyond the bound the corpus is not tiny, and the rule holds as it is.
+corpus, one made of duplicates above all, a side may come out empty or nearly all be held out; then one document
+alone is held out, that with the fewest duplicates (the lowest hash among equals), and these with it: it leaves the
+most for training. That needs no second pass: until the sides have come out fairly, what came so far waits here, in
+its order, up to a bound. Beyond the bound the corpus is not tiny, and the rule holds as it is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,6 +78,11 @@ def _starts(lengths: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
+def is_lopsided(num_heldout: int, num_documents: int, fraction: float) -> bool:
+    """Whether most documents would be held out, and more than twice as many as were asked for."""
+    return 2 * num_heldout > num_documents and num_heldout > 2 * fraction * num_documents
+
+
 class HeldoutSplit:
     """Assigns batches to splits in the order in which they come; `finish` hands out what still waits.
 
@@ -85,47 +91,59 @@ class HeldoutSplit:
     """
 
     def __init__(self, fraction: float, *, strict: bool = False) -> None:
-        self._threshold = hash_threshold(fraction)
+        self._fraction = fraction
+        self._threshold = np.uint64(hash_threshold(fraction))
         self._waiting: list[HashedDocuments | SegmentEnd] = []
-        self._waiting_tokens = 0
-        self._sides: set[bool] = set()
+        self._waiting_tokens = self._waiting_documents = self._waiting_below = 0
         self.is_settled = strict or self._threshold == 0
 
     def assign(self, item: HashedDocuments | SegmentEnd) -> Iterator[Assigned | SegmentEnd]:
         """What can be written now."""
         if self.is_settled:
-            yield from self._split(item, self._threshold)
+            yield from _split(item, self._is_below)
             return
         self._waiting.append(item)
         if isinstance(item, HashedDocuments):
             self._waiting_tokens += len(item.documents.tokens)
-            self._sides.update((item.hashes < np.uint64(self._threshold)).tolist())
-        if len(self._sides) == 2 or self._waiting_tokens > MAX_WAITING_TOKENS:
+            self._waiting_documents += len(item.hashes)
+            self._waiting_below += int(self._is_below(item.hashes).sum())
+        if self._is_fair() or self._waiting_tokens > MAX_WAITING_TOKENS:
             self.is_settled = True
-            yield from self._release(self._threshold)
+            yield from self._release(self._is_below)
 
     def finish(self) -> Iterator[Assigned | SegmentEnd]:
-        """What waits, with one document moved to the empty side; a corpus of one distinct document is trained
-        on."""
+        """What waits, with the document of the fewest duplicates held out; a corpus of one distinct document is
+        trained on."""
         batches = [item.hashes for item in self._waiting if isinstance(item, HashedDocuments)]
-        hashes = np.concatenate([np.zeros(0, dtype=np.uint64), *batches])
-        if not len(hashes):
-            return
-        lowest, highest = int(hashes.min()), int(hashes.max())
-        # All are on one side: the line is drawn just above the lowest, or at the highest.
-        between = lowest + 1 if self._sides == {False} else highest
-        yield from self._release(0 if lowest == highest else between)
+        distinct, counts = np.unique(np.concatenate([np.zeros(0, np.uint64), *batches]), return_counts=True)
+        # `argmin` gives the first of equals, and `distinct` rises.
+        chosen = distinct[[np.argmin(counts)]] if len(distinct) > 1 else distinct[:0]
+        yield from self._release(lambda hashes: np.isin(hashes, chosen))
 
-    def _release(self, threshold: int) -> Iterator[Assigned | SegmentEnd]:
+    def _is_below(self, hashes: np.ndarray) -> np.ndarray:
+        below: np.ndarray = hashes < self._threshold
+        return below
+
+    def _is_fair(self) -> bool:
+        """Both sides have a document, and not nearly all are held out."""
+        num_below, num_documents = self._waiting_below, self._waiting_documents
+        has_both = 0 < num_below < num_documents
+        return has_both and not is_lopsided(num_below, num_documents, self._fraction)
+
+    def _release(self, is_heldout: Callable[[np.ndarray], np.ndarray]) -> Iterator[Assigned | SegmentEnd]:
         waiting, self._waiting = self._waiting, []
         for item in waiting:
-            yield from self._split(item, threshold)
+            yield from _split(item, is_heldout)
 
-    def _split(self, item: HashedDocuments | SegmentEnd, threshold: int) -> Iterator[Assigned | SegmentEnd]:
-        if isinstance(item, SegmentEnd):
-            yield item
-            return
-        is_heldout = item.hashes < np.uint64(threshold)
-        for split, chosen in (("train", ~is_heldout), ("heldout", is_heldout)):
-            if chosen.any():
-                yield Assigned(split, take(item, chosen).documents)
+
+def _split(
+    item: HashedDocuments | SegmentEnd, is_heldout: Callable[[np.ndarray], np.ndarray]
+) -> Iterator[Assigned | SegmentEnd]:
+    """`is_heldout` of hashes uint64 [documents]: bool [documents]."""
+    if isinstance(item, SegmentEnd):
+        yield item
+        return
+    heldout = is_heldout(item.hashes)
+    for split, chosen in (("train", ~heldout), ("heldout", heldout)):
+        if chosen.any():
+            yield Assigned(split, take(item, chosen).documents)

@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_prep.position import Position
 from data_prep.report import Ledger
-from pretrain.data.store import WriterState, write_atomically
+from pretrain.data.store import TOKENIZER_FOLDER, WriterState, write_atomically
+
+_ON_BAD_TEXT = "input.on_bad_text"
 
 
 class Journal(BaseModel):
@@ -21,7 +23,7 @@ class Journal(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     options: dict[str, Any]
     inputs: str
     part: str | None
@@ -43,9 +45,20 @@ class Journal(BaseModel):
     def save(self, path: Path) -> None:
         write_atomically(path, self.model_dump_json().encode())
 
+    @property
+    def tokenizer_sha256(self) -> str:
+        """Of the tokenizer.json that the ids are made with."""
+        return self.writer.files[f"{TOKENIZER_FOLDER}/tokenizer.json"].sha256
+
     def difference(self, options: dict[str, Any], inputs: str, part: str | None) -> str | None:
-        """What keeps a build of these options and this input from going on from here; None if nothing does."""
+        """What keeps a build of these options and this input from going on from here; None if nothing does.
+
+        A build that stops at bad text has met none so far: what it has is what one that replaces or skips it would
+        have.
+        """
         before, now = self.options | {"part": self.part}, options | {"part": part}
+        if before.get(_ON_BAD_TEXT) == "error":
+            before[_ON_BAD_TEXT] = now.get(_ON_BAD_TEXT)
         for name in before | now:
             if before.get(name) != now.get(name):
                 return f"{name} = {before.get(name)!r}, now it is {now.get(name)!r}"

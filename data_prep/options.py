@@ -83,6 +83,10 @@ class BuildOptions:
                 flat |= {f"{name}.{inner}": _plain(item) for inner, item in value.items()}
             else:
                 flat[name] = value
+        if self.tokenizer.path is not None:  # nothing is trained
+            flat |= {
+                f"tokenizer.{name}": None for name in ("train", "vocab_size", "lowercase", "sample_bytes")
+            }
         return flat
 
 
@@ -91,6 +95,8 @@ def check_options(options: BuildOptions) -> None:
     source = options.input
     if bool(source.paths) + bool(source.hub) + source.demo != 1:
         raise UsageError("Give one of --input PATH, --hub NAME and --demo.")
+    if source.demo and source.text_column is not None:
+        raise UsageError(f"--text-column {source.text_column}: the demo corpus has no columns; drop it.")
     if not 0 <= options.heldout < 1:
         raise UsageError(
             f"--heldout is {options.heldout}; it is a share of the documents, from 0 to below 1."

@@ -8,15 +8,17 @@ by the next one that claims the folder.
 
 import errno
 import fcntl
+import glob
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from data_prep.journal import Journal
 from pretrain.data.store import MANIFEST_NAME, REPORT_NAME, partial_path
 from pretrain.errors import DataError, UsageError
 
@@ -43,6 +45,18 @@ def check_output(output: Path, *, overwrite: bool) -> None:
         raise UsageError(f"--output {output} is a folder that is not a token store; choose another path.")
 
 
+def check_apart(paths: Iterable[str], output: Path) -> None:
+    """Raises UsageError for an output inside a folder that is read: its files would be read as text."""
+    for given in paths:
+        for found in [given, *glob.iglob(given, recursive=True)] if glob.has_magic(given) else [given]:
+            folder = Path(found)
+            if folder.is_dir() and output.resolve().is_relative_to(folder.resolve()):
+                raise UsageError(
+                    f"--output {output} lies in --input {found}, all of which is read, so that the store would be read "
+                    "as text; choose a path outside."
+                )
+
+
 def check_empty(output: Path) -> None:
     """Raises UsageError unless there is nothing at the output yet."""
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
@@ -54,14 +68,17 @@ def claimed(output: Path, *, say: Callable[[str], None], wait: bool, resume: boo
     """Hold the output for this process.
 
     Leftovers of an earlier build are cleared before, unless they are to be resumed; those of this one are kept
-    if it can be resumed: not where input or options are wrong. Raises UsageError if the place cannot be
-    written or (unless `wait`) another process holds it.
+    if it can be resumed: not where input or options are wrong and nothing was saved yet. Raises UsageError if the
+    place cannot be written or (unless `wait`) another process holds it.
     """
+    made = [folder for folder in output.parents if not folder.exists()]
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         lock = _acquire(_sibling(output, "lock"), output, say, wait)
     except OSError as error:
-        raise UsageError(f"--output {output} cannot be written: {error.strerror or error}.") from None
+        above = next((folder for folder in output.parents if folder.exists()), output.parent)
+        why = error.strerror or error if above.is_dir() else f"{above} is a file"
+        raise UsageError(f"--output {output} cannot be written: {why}.") from None
     is_resumable = False
     try:
         _recover(output, say, resume=resume)
@@ -70,6 +87,13 @@ def claimed(output: Path, *, say: Callable[[str], None], wait: bool, resume: boo
         is_resumable = True
         raise
     except (UsageError, DataError):
+        journal = Journal.load(journal_path(output))
+        is_resumable = journal is not None and journal.bytes_done > 0
+        if is_resumable:
+            say(
+                f"What is built of {output} is kept: with the same input and options (--on-bad-text replace or skip "
+                "instead of error count as the same) --resume goes on from it."
+            )
         raise
     except BaseException:
         is_resumable = journal_path(output).exists()
@@ -79,6 +103,7 @@ def claimed(output: Path, *, say: Callable[[str], None], wait: bool, resume: boo
             discard_partial(output)
         _sibling(output, "lock").unlink(missing_ok=True)
         lock.close()
+        _remove_empty(made)
 
 
 def journal_path(output: Path) -> Path:
@@ -116,6 +141,15 @@ def read_report(output: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return report if isinstance(report, dict) else {}
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Of folders, innermost first, those that hold nothing: a build that was refused leaves none behind."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:  # somebody's build lies there
+            return
 
 
 def _sibling(output: Path, kind: str) -> Path:

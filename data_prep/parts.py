@@ -31,9 +31,11 @@ class Part:
     @classmethod
     def parse(cls, text: str) -> "Part":
         """From "2/3"; raises UsageError for anything else."""
-        found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text)
+        found = re.fullmatch(r"(\d{1,18})/(\d{1,18})", text, re.ASCII)
         if found is None or not 1 <= int(found[1]) <= int(found[2]):
             raise UsageError(f"--part is {text!r}; give I/N with I from 1 to N, such as 2/3.")
+        if int(found[2]) > MAX_PARTS:
+            raise UsageError(f"--part is {text!r}; a store has at most {MAX_PARTS:,} parts.")
         return cls(int(found[1]), int(found[2]))
 
     @property
@@ -54,18 +56,24 @@ class Part:
 def merge(output: Path, progress: Progress, *, if_complete: bool = False) -> dict[str, Any] | None:
     """Make one store of the parts below `output`; its report.
 
-    A merged store stays as it is. With `if_complete`, None while parts are missing, which is an error otherwise.
+    A whole store stays as it is. With `if_complete`, None while parts are missing, which is an error otherwise.
     """
     output = output.absolute()
     if not output.is_dir():
         raise UsageError(f"There is no folder {output}; give the --output of the parts.")
     with claimed(output, say=progress.say, wait=True):
         if is_store(output):
-            return read_report(output)
+            report = _report_of(output)
+            what = "its parts are merged" if "parts" in report else "it was not built in parts"
+            progress.say(f"{output} is a whole store already ({what}); there is nothing to merge.")
+            return report
         parts, missing = _find_parts(output)
-        if missing and if_complete:
-            progress.say(f"{len(missing)} of the parts of {output} are not finished yet; nothing is merged.")
+        if if_complete and (missing or not parts):
+            count = f"{len(missing)} of the" if parts else "The"
+            progress.say(f"{count} parts of {output} are not finished yet; nothing is merged.")
             return None
+        if not parts:
+            raise UsageError(f"{output} has no finished part; build them with --part 1/N to N/N first.")
         if missing:
             raise UsageError(f"{output} lacks {', '.join(missing)}; build what is missing, then merge again.")
         reports = [_report_of(part) for part in parts]
@@ -78,10 +86,10 @@ def merge(output: Path, progress: Progress, *, if_complete: bool = False) -> dic
 
 
 def _find_parts(output: Path) -> tuple[list[Path], list[str]]:
-    """(finished parts in order, names of the missing ones)."""
+    """(finished parts in order, names of the missing ones); nothing of either where there is no part at all."""
     found = {path.name: path for path in output.iterdir() if _NAME.fullmatch(path.name) and is_store(path)}
     if not found:
-        raise UsageError(f"{output} has no finished part; build them with --part 1/N to N/N first.")
+        return [], []
     counts = {name.rpartition("-")[2] for name in found}
     if len(counts) > 1:
         several = " and ".join(sorted(str(int(count)) for count in counts))
@@ -94,7 +102,7 @@ def _find_parts(output: Path) -> tuple[list[Path], list[str]]:
 def _report_of(part: Path) -> dict[str, Any]:
     report = read_report(part)
     if "options" not in report or "input" not in report:
-        raise DataError(f"{part} has no report.json that can be read; build this part again.")
+        raise DataError(f"{part} has no report.json that can be read; build it again.")
     return report
 
 

@@ -22,6 +22,7 @@ from data_prep.position import Position
 from data_prep.progress import Progress
 from data_prep.report import Ledger, Timings
 from data_prep.sources.corpus import Corpus
+from data_prep.stopping import Stopped, StopSignals
 from data_prep.task import Encoded, Task, encode_chunk
 from data_prep.workers import Workers
 from pretrain.data.store import StoreWriter
@@ -39,39 +40,44 @@ class Pipeline:
     writer: StoreWriter
     workers: Workers
     progress: Progress
+    stop: StopSignals
 
     def run(
         self, journal: Journal, save: Callable[[Journal], None], save_seconds: float, timings: Timings
     ) -> Ledger:
-        """From where the journal ends to the end of the segments; the sums of the whole."""
+        """From where the journal ends to the end of the segments; the sums of the whole.
+
+        Raises Stopped at a signal, when the journal says how far all that is written goes.
+        """
         ledger, clock = journal.ledger, CpuClock()
         split = HeldoutSplit(self.options.heldout, strict=journal.part is not None)
         # A journal that has got anywhere was written after the split had settled.
         split.is_settled = split.is_settled or journal.bytes_done > 0
-        segment, bytes_done, pause = journal.position.segment, journal.bytes_done, save_seconds
+        following, bytes_done, pause = journal.position, journal.bytes_done, save_seconds
         start = last_save = time.monotonic()
-        self.progress.start("tokenizing", "bytes", journal.bytes_total)
-        self.progress.advance(bytes_done)
-        for encoded in self._encoded(journal.position, clock):
-            position = encoded.position
-            if not timings.encoded_bytes:
-                timings.first_result(time.monotonic() - start, encoded.num_bytes)
-            with clock.timed("write"):
-                for _ in range(segment, position.segment):
-                    self._write(split.assign(SegmentEnd()), ledger)
-                segment = position.segment
-                ledger.encoded(encoded.documents, encoded.intake)
-                self._write(split.assign(encoded.documents.hashed), ledger)
-            clock.add(encoded.cpu_seconds)
-            bytes_done += encoded.num_bytes
-            timings.encoded_bytes += encoded.num_bytes
-            self.progress.advance(encoded.num_bytes, encoded.documents.num_texts)
-            began = time.monotonic()
-            if began - last_save >= pause and split.is_settled:
-                following = Position(segment=segment, chunk=position.chunk + 1)
+        self.progress.start("tokenizing", "bytes", journal.bytes_total, bytes_done)
+        try:
+            for encoded in self._encoded(journal.position, clock):
+                if not timings.encoded_bytes:
+                    timings.first_result(time.monotonic() - start, encoded.num_bytes)
+                # What is written, the sums and the position go together.
+                with self.stop.held_back(), clock.timed("write"):
+                    self._write_encoded(encoded, following.segment, split, ledger)
+                    following = Position(segment=encoded.position.segment, chunk=encoded.position.chunk + 1)
+                    bytes_done += encoded.num_bytes
+                self.stop.check()
+                clock.add(encoded.cpu_seconds)
+                timings.encoded_bytes += encoded.num_bytes
+                self.progress.advance(encoded.num_bytes, encoded.documents.num_texts)
+                began = time.monotonic()
+                if began - last_save >= pause and split.is_settled:
+                    save(self._journal(journal, following, bytes_done, ledger))
+                    last_save = time.monotonic()
+                    pause = max(save_seconds, _SAVE_COST_SHARE * (last_save - began))
+        except Stopped:
+            if split.is_settled and following != journal.position:
                 save(self._journal(journal, following, bytes_done, ledger))
-                last_save = time.monotonic()
-                pause = max(save_seconds, _SAVE_COST_SHARE * (last_save - began))
+            raise
         self._write(split.assign(SegmentEnd()), ledger)
         self._write(split.finish(), ledger)
         timings.cpu_seconds = dict(clock.seconds)
@@ -105,6 +111,13 @@ class Pipeline:
                 if chunk is None:
                     break
                 yield Task(Position(segment=segment, chunk=number), chunk)
+
+    def _write_encoded(self, encoded: Encoded, segment: int, split: HeldoutSplit, ledger: Ledger) -> None:
+        """A result, behind the ends of the segments since `segment`, the last one's."""
+        for _ in range(segment, encoded.position.segment):
+            self._write(split.assign(SegmentEnd()), ledger)
+        ledger.encoded(encoded.documents, encoded.intake)
+        self._write(split.assign(encoded.documents.hashed), ledger)
 
     def _write(self, items: Iterable[Assigned | SegmentEnd], ledger: Ledger) -> None:
         for item in items:

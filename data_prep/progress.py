@@ -22,7 +22,8 @@ class Progress:
         self._bar: RichProgress | None = None
         self._task = TaskID(0)
         self._name, self._unit = "", "files"
-        self._amount = self._total = self._documents = 0
+        self._said: set[str] = set()
+        self._amount = self._total = self._documents = self._amount_before = 0
         self._began = self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -31,11 +32,13 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._close_bar()
 
-    def start(self, name: str, unit: str, total: int) -> None:
-        """Begin a phase; a total of 0 means that its length is not known."""
+    def start(self, name: str, unit: str, total: int, done: int = 0) -> None:
+        """Begin a phase; a total of 0 means that its length is not known. `done` of it was done earlier, in no time
+        of this phase."""
         self._close_bar()
         self._name, self._unit = name, unit
-        self._amount, self._total, self._documents = 0, total, 0
+        self._amount, self._total, self._documents = done, total, 0
+        self._amount_before = done
         self._began = self._last_line = time.monotonic()
         if self._quiet:
             return
@@ -50,7 +53,7 @@ class Progress:
             TimeRemainingColumn(),
         )
         self._bar = RichProgress(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._bar.add_task(name, total=total or None, done="")
+        self._task = self._bar.add_task(name, total=total or None, completed=done, done="")
         self._bar.start()
 
     def advance(self, amount: int, documents: int = 0) -> None:
@@ -73,6 +76,12 @@ class Progress:
         """One line, kept above the bar."""
         if not self._quiet:
             self._line(message)
+            self._said.add(message)
+
+    @property
+    def said(self) -> frozenset[str]:
+        """The lines that were said."""
+        return frozenset(self._said)
 
     def _close_bar(self) -> None:
         if self._bar is not None:
@@ -85,15 +94,17 @@ class Progress:
         if self._unit == "bytes":
             done_mb, total_mb = self._amount / _BYTES_PER_MB, self._total / _BYTES_PER_MB
             parts.append(f"{done_mb:,.1f} of {total_mb:,.1f} MB" if self._total else f"{done_mb:,.1f} MB")
-            parts.append(f"{done_mb / seconds:.1f} MB/s")
+            new_mb = (self._amount - self._amount_before) / _BYTES_PER_MB
+            parts.append(f"{new_mb / seconds:.1f} MB/s")
         elif self._total:
             parts.append(f"{self._amount:,} of {self._total:,} {self._unit}")
         return ", ".join(parts)
 
     def _eta(self) -> str:
-        if not self._amount or not self._total:
+        new = self._amount - self._amount_before
+        if not new or not self._total:
             return ""
-        seconds = (time.monotonic() - self._began) * (self._total - self._amount) / self._amount
+        seconds = (time.monotonic() - self._began) * (self._total - self._amount) / new
         return f", {seconds:.0f} s to go"
 
     def _line(self, message: str) -> None:

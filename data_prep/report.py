@@ -5,7 +5,7 @@ go to the terminal, and to the file that `--timings` names.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,10 +16,12 @@ from rich.table import Table
 from data_prep.documents import Intake
 from data_prep.encode import EncodedDocuments
 from data_prep.options import BuildOptions
+from data_prep.sentences import has_rules
 from data_prep.tokenizer import StoreTokenizer
 from pretrain.data.store import SPLITS, Documents
 
 _BYTES_PER_MB = 1e6
+_SECONDS_OF_A_RATE = 1.0
 
 
 @dataclass
@@ -82,13 +84,12 @@ class Timings:
         self.seconds[phase] = time.monotonic() - began
 
     @property
-    def mb_per_second(self) -> float:
-        """The steady rate of the encoding; of all of it where there was but one result."""
-        seconds, num_bytes = self.seconds.get("encoding", 0.0), self.encoded_bytes
-        if num_bytes > self.first_result_bytes:
-            seconds -= self.seconds.get("first result", 0.0)
-            num_bytes -= self.first_result_bytes
-        return num_bytes / _BYTES_PER_MB / max(seconds, 1e-9)
+    def mb_per_second(self) -> float | None:
+        """The steady rate of the encoding; None where it lasted too short for one."""
+        seconds = self.seconds.get("encoding", 0.0) - self.seconds.get("first result", 0.0)
+        if seconds < _SECONDS_OF_A_RATE:
+            return None
+        return (self.encoded_bytes - self.first_result_bytes) / _BYTES_PER_MB / seconds
 
     def as_dict(self) -> dict[str, Any]:
         """As `--timings` writes it."""
@@ -113,6 +114,22 @@ def tokenizer_section(tokenizer: StoreTokenizer) -> dict[str, Any]:
     }
 
 
+def heldout_notes(asked: float, splits: dict[str, SplitCounts]) -> list[str]:
+    """A sentence where what is held out is not what was asked for: nothing, or less than half or more than twice
+    the share."""
+    num_heldout, num_trained = splits["heldout"].documents, splits["train"].documents
+    if asked > 0 and num_heldout == 0:
+        return ["Nothing is held out for validation: the corpus has too few distinct documents."]
+    share = num_heldout / max(1, num_heldout + num_trained)
+    if asked / 2 <= share <= 2 * asked:
+        return []
+    return [
+        f"Held out for validation are {num_heldout:,} of {num_heldout + num_trained:,} documents ({share:.2%}), where "
+        f"--heldout asks for {asked:.2%}: whole documents are held out, with all their duplicates, and a corpus of "
+        "few documents cannot be cut finer."
+    ]
+
+
 def make_report(
     options: BuildOptions, part: str | None, source: dict[str, Any], tokenizer: dict[str, Any], ledger: Ledger
 ) -> dict[str, Any]:
@@ -122,8 +139,13 @@ def make_report(
     if ledger.without_tokens:
         dropped["no tokens"] = ledger.without_tokens
     notes = list(tokenizer["notes"])
-    if options.heldout > 0 and splits["heldout"].documents == 0 and part is None:
-        notes.append("Nothing is held out for validation: the corpus has too few distinct documents.")
+    if part is None:
+        notes += heldout_notes(options.heldout, splits)
+    if options.sentences == "sentencex" and not has_rules(options.language):
+        notes.append(
+            f"sentencex has no rules for --language {options.language!r}: sentences are found by those of English, "
+            "which know the full stops of other scripts, but not their abbreviations."
+        )
     return {
         "options": options.as_dict(),
         "part": part,
@@ -166,9 +188,13 @@ def _sum(values: Sequence[Any]) -> Any:
 
 
 def print_report(
-    report: dict[str, Any], output: str, console: Console, timings: Timings | None = None
+    report: dict[str, Any],
+    output: str,
+    console: Console,
+    timings: Timings | None = None,
+    said: Collection[str] = (),
 ) -> None:
-    """The table a user sees at the end of a build."""
+    """The table a user sees at the end of a build, and the notes that were not `said` on the way."""
     documents = report["documents"]
     table = Table(title=f"token store {output}", title_justify="left", show_header=False)
     table.add_column(justify="left")
@@ -191,13 +217,17 @@ def print_report(
         table.add_row("cuts inside long sentences", f"{report['cuts_inside_sentences']:,}")
     if report["special_ids_replaced"]:
         table.add_row("special tokens found in text", f"{report['special_ids_replaced']:,}")
+    if report["input"].get("text_column") is not None:
+        table.add_row("text column", report["input"]["text_column"])
     table.add_row("vocabulary", f"{report['tokenizer']['vocab_size']:,}")
     unknown_share = report["unknown_tokens"] / max(1, report["tokens_encoded"])
     table.add_row("unknown tokens", f"{unknown_share:.4%}")
     if timings is not None:
         for name, value in timings.seconds.items():
             table.add_row(f"seconds: {name}", f"{value:.1f}")
-        table.add_row("steady rate, text to store", f"{timings.mb_per_second:.1f} MB/s")
+        if timings.mb_per_second is not None:
+            table.add_row("steady rate, text to store", f"{timings.mb_per_second:.1f} MB/s")
     console.print(table)
     for note in report["notes"]:
-        console.print(note, highlight=False)
+        if note not in said:
+            console.print(note, highlight=False)

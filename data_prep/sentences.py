@@ -18,7 +18,24 @@ from data_prep.options import SentenceMethod
 # size: 0.2 s), and a tokenizer's memory grows with the longest single text it is given.
 MAX_PARAGRAPH_CHARACTERS = 1 << 13
 
+# sentencex takes text of any language that it has no rules for as English, and does not say which these are. Each
+# of these texts is cut otherwise by the rules of a language, or of those that share them.
+_CUT_BY_RULES = (
+    *("Sr. x", "г. х", "S. XX", "Mr. X", "a.m. X", "bzw. x", "5. januar", "κ. Χ", "doc. Novák"),  # noqa: RUF001
+    *("esim. x", "sig. x", "M. Xyz", "np. x", "bijv. x", "cf. x", "bl.a. x", "ім. Х", "അ. ആ"),  # noqa: RUF001
+    *("ഡോ. ക", "அ. ஆ", "م. X y", "বি. X y", "જી. X y", "आर. X y", "ಜಿ. X y", "၏. 5", "ਐਮ. X y", "జె. X y"),
+)
+# It has rules for them that cut as those of English do.
+_LIKE_ENGLISH = frozenset({"en", "ja", "mr"})
+
 _WHITE_SPACE = re.compile("[ \t\n\v\f\r\0]+")
+
+
+def has_rules(language: str) -> bool:
+    """Whether sentencex cuts text of the language by other rules than those of English, or means to."""
+    return language in _LIKE_ENGLISH or any(
+        sentencex.segment(language, text) != sentencex.segment("", text) for text in _CUT_BY_RULES
+    )
 
 
 def split_sentences(text: str, method: SentenceMethod, language: str) -> tuple[list[str], int]:

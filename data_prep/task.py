@@ -22,7 +22,9 @@ class Task:
     chunk: Chunk
 
     def __str__(self) -> str:
-        return f"{self.chunk.path} (from {self.chunk.offset:,} on)"
+        offset = self.chunk.offset
+        where = f"row {offset + 1:,}" if self.chunk.kind == "rows" else f"byte {offset:,}"
+        return f"{self.chunk.path} (from {where} on)"
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Self, TypeVar
 
 from pretrain.errors import PretrainError
+from pretrain.signals import STOP_SIGNALS
 
 _TASKS_PER_WORKER = 2
 _RESULTS_AHEAD_PER_WORKER = 4
@@ -69,12 +70,16 @@ class Workers:
     def __init__(self, count: int) -> None:
         context = get_context("spawn")
         self._workers: list[_Worker] = []
-        for _ in range(count):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs,), daemon=True)
-            process.start()
-            theirs.close()
-            self._workers.append(_Worker(process, ours))
+        try:
+            for _ in range(count):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(theirs,), daemon=True)
+                process.start()
+                theirs.close()
+                self._workers.append(_Worker(process, ours))
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -181,8 +186,9 @@ def _died(worker: _Worker, names: dict[int, str]) -> WorkerDied:
 
 def _work(pipe: Connection) -> None:
     """The life of a worker process: until its parent closes the pipe, or is gone."""
-    # Ctrl-C reaches the whole process group; the main process alone answers it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches the whole process group, and so do a scheduler's signals; the main process alone answers them.
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     # One thread in each worker: the pool is the parallelism.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     # Nothing a worker makes has reference cycles, and collecting costs a third of the time of parsing

@@ -41,7 +41,9 @@ FLOORS = MappingProxyType(
 )
 # Below the floor that may import them all, rooms of one floor do not know each other.
 SEPARATE_FLOORS = frozenset({1, 3})
-DATA_PREP_MAY_IMPORT = ("pretrain.compiled", "pretrain.data.store", "pretrain.errors", "pretrain.rng")
+DATA_PREP_MAY_IMPORT = (
+    *("pretrain.compiled", "pretrain.data.store", "pretrain.errors", "pretrain.rng", "pretrain.signals"),
+)
 # `inspect` shows samples as training makes them, by the same functions; none of these modules imports torch, which
 # `build` would otherwise load in vain.
 INSPECTION = "data_prep.inspection"

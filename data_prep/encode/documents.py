@@ -15,6 +15,8 @@ import numpy as np
 
 from data_prep.clock import CpuClock
 from data_prep.encode.encoder import Encoder, nul_ended
+from data_prep.encode.gathering import take_apart
+from data_prep.encode.kernels import PADDING
 from data_prep.heldout import HashedDocuments, document_hash
 from data_prep.options import SentenceMethod
 from data_prep.sentences import split_pieces
@@ -62,6 +64,7 @@ def encode_documents(settings: EncoderSettings, texts: Sequence[str], clock: Cpu
             contents.append(nul_ended(found))
             counts.append(len(found))
             num_cuts += cuts
+    contents.append(bytes(PADDING))
     encoded = _encoder(settings.tokenizer_file, settings.vocab_size).encode(
         b"".join(contents), sum(counts), clock
     )
@@ -71,23 +74,24 @@ def encode_documents(settings: EncoderSettings, texts: Sequence[str], clock: Cpu
     kept = document_lengths > 0
     with clock.timed("hash"):
         hashes = [document_hash(text) for text, is_kept in zip(texts, kept.tolist(), strict=True) if is_kept]
-    tokens = encoded.ids.astype(settings.token_dtype)
-    is_forbidden = np.isin(encoded.ids, settings.forbidden)
-    num_replaced = int(np.count_nonzero(is_forbidden))
-    if num_replaced:
-        tokens[is_forbidden] = settings.unk_id
+    is_forbidden = np.isin(np.arange(max(settings.forbidden, default=-1) + 1), settings.forbidden)
+    ids = np.empty(len(encoded.tokens), dtype=settings.token_dtype)
+    word_starts = np.empty(len(ids), dtype=np.bool_)
+    num_unknown, num_replaced = take_apart(
+        encoded.tokens, is_forbidden, np.uint32(settings.unk_id), ids, word_starts
+    )
     documents = Documents(
-        tokens=tokens,
+        tokens=ids,
         sentence_lengths=encoded.lengths[has_tokens].astype(np.uint32),
         document_lengths=document_lengths[kept].astype(np.uint32),
-        word_starts=encoded.word_starts,
+        word_starts=word_starts,
     )
     return EncodedDocuments(
         hashed=HashedDocuments(documents, np.array(hashes, dtype=np.uint64)),
         num_texts=len(counts),
         num_without_tokens=len(counts) - len(hashes),
         num_sentence_cuts=num_cuts,
-        num_unknown=int(np.count_nonzero(tokens == settings.unk_id)),
+        num_unknown=num_unknown,
         num_special_replaced=num_replaced,
     )
 

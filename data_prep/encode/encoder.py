@@ -8,7 +8,7 @@ Ids are always the library's own, and the same on both ways.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,23 +17,30 @@ from tokenizers import Tokenizer, pre_tokenizers
 
 from data_prep.clock import CpuClock
 from data_prep.encode.cache import DEFAULT_MAX_WORDS, WordCache
+from data_prep.encode.gathering import BEGINS_WORD, interleave
 from data_prep.encode.kernels import PADDING
 from data_prep.encode.library import encode_sentences, encode_sentences_and_words, load_library
 from data_prep.encode.resolving import Resolver
 from data_prep.encode.rules import Rule, rule_for
 from data_prep.encode.words import word_start_table
 
-# Inside this module a token is its id, and this bit where it begins a word.
-_BEGINS_WORD = np.uint32(1 << 31)
-
 
 @dataclass(frozen=True)
 class EncodedSentences:
-    """ids uint32 [tokens], lengths int64 [sentences] and word starts bool [tokens]."""
+    """tokens uint32 [tokens], each its id and `BEGINS_WORD` where it begins a word; lengths int64 [sentences]."""
 
-    ids: np.ndarray
+    tokens: np.ndarray
     lengths: np.ndarray
-    word_starts: np.ndarray
+
+    @property
+    def ids(self) -> np.ndarray:
+        """uint32 [tokens]."""
+        return self.tokens & ~BEGINS_WORD
+
+    @property
+    def word_starts(self) -> np.ndarray:
+        """bool [tokens]."""
+        return self.tokens >= BEGINS_WORD
 
 
 class Encoder:
@@ -48,39 +55,41 @@ class Encoder:
         self.cache = _word_cache(self.rule, load_library(path), self._tokens, max_words)
 
     def encode(self, text: bytes, num_sentences: int, clock: CpuClock) -> EncodedSentences:
-        """Of each of so many `nul_ended` pieces one sentence, in which white space is as `sentences.split_sentences`
-        has it; a blank piece gives a sentence without tokens. `clock` counts what is looked up, new words, and what
-        goes through the library.
+        """Of each of so many `nul_ended` pieces, with `PADDING` zero bytes behind the last, one sentence, in which
+        white space is as `sentences.split_sentences` has it; a blank piece gives a sentence without tokens. `clock`
+        counts what is looked up, new words, and what goes through the library.
         """
-        if not text:
-            return EncodedSentences(np.zeros(0, np.uint32), np.zeros(0, np.int64), np.zeros(0, np.bool_))
+        if not num_sentences:
+            return EncodedSentences(np.zeros(0, np.uint32), np.zeros(0, np.int64))
         if self.cache is not None:
             tokens, lengths = self._looked_up(self.cache, text, num_sentences, clock)
         else:
             with clock.timed("library"):
-                tokens, lengths = self._whole(list(_one_spaced(text, None)))
-        tokens[(np.cumsum(lengths) - lengths)[lengths > 0]] |= _BEGINS_WORD
-        return EncodedSentences(tokens & ~_BEGINS_WORD, lengths, tokens >= _BEGINS_WORD)
+                tokens, lengths = self._whole(list(_one_spaced(text, range(num_sentences))))
+        return EncodedSentences(tokens, lengths)
 
     def _whole(self, sentences: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and lengths, by the library alone."""
         if self._tokens is not None:
             ids, lengths = encode_sentences(self._tokenizer, sentences)
-            return self._tokens[ids], lengths
-        ids, lengths, words = encode_sentences_and_words(self._tokenizer, sentences)
-        starts = np.ones(len(ids), dtype=np.bool_)
-        starts[1:] = (words[1:] != words[:-1]) | (words[1:] < 0)
-        return _tokens(ids, starts), lengths
+            tokens = self._tokens[ids]
+        else:
+            ids, lengths, words = encode_sentences_and_words(self._tokenizer, sentences)
+            starts = np.ones(len(ids), dtype=np.bool_)
+            starts[1:] = (words[1:] != words[:-1]) | (words[1:] < 0)
+            tokens = _tokens(ids, starts)
+        tokens[(np.cumsum(lengths) - lengths)[lengths > 0]] |= BEGINS_WORD
+        return tokens, lengths
 
     def _looked_up(
         self, cache: WordCache, text: bytes, num_sentences: int, clock: CpuClock
     ) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and lengths."""
-        padded = np.frombuffer(text + bytes(PADDING), dtype=np.uint8)
+        padded = np.frombuffer(text, dtype=np.uint8)
         skip = _sentences_with(self.rule.markers, text, num_sentences)
         token_parts, length_parts = [], []
         position = num_done = 0
-        while position < len(text):
+        while position < len(text) - PADDING:
             tokens, lengths, position = cache.encode(padded, position, skip[num_done:], clock)
             token_parts.append(tokens)
             length_parts.append(lengths)
@@ -91,17 +100,16 @@ class Encoder:
         if not len(whole):
             return tokens, lengths
         with clock.timed("library"):
-            other_tokens, other_lengths = self._whole(list(_one_spaced(text, whole)))
+            other_tokens, other_lengths = self._whole(list(_one_spaced(text, whole.tolist())))
         is_whole = lengths < 0
         lengths[whole] = other_lengths
-        merged = np.empty(int(lengths.sum()), dtype=np.uint32)
-        of_whole = np.repeat(is_whole, lengths)
-        merged[of_whole], merged[~of_whole] = other_tokens, tokens
-        return merged, lengths
+        both = np.empty(len(tokens) + len(other_tokens), dtype=np.uint32)
+        interleave(lengths, is_whole, other_tokens, tokens, both)
+        return both, lengths
 
 
 def _tokens(ids: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    return ids.astype(np.uint32) | np.where(starts, _BEGINS_WORD, np.uint32(0))
+    return ids.astype(np.uint32) | np.where(starts, BEGINS_WORD, np.uint32(0))
 
 
 def _word_cache(
@@ -135,8 +143,8 @@ def _sentences_with(markers: tuple[bytes, ...], text: bytes, num_sentences: int)
     return is_found
 
 
-def _one_spaced(text: bytes, chosen: np.ndarray | None) -> Iterator[str]:
-    """The chosen ones (all, if None) of the sentences of the text, with single spaces."""
+def _one_spaced(text: bytes, chosen: Iterable[int]) -> Iterator[str]:
+    """The chosen ones of the sentences of the text, with single spaces."""
     sentences = text.split(b"\0")
-    for index in range(len(sentences) - 1) if chosen is None else chosen.tolist():
+    for index in chosen:
         yield b" ".join(sentences[index].split()).decode()

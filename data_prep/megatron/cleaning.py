@@ -78,10 +78,16 @@ class Cleaner:
             return
         place = int(np.argmax(outside))
         sequence = run.first_sequence + int(np.searchsorted(np.cumsum(lengths), place, side="right"))
+        token = int(tokens[place])
+        if token < 0:
+            raise DataError(
+                f"{origin} has the id {token} in sequence {sequence}, and no token has a negative one: copy the file "
+                "again, or make the dataset again."
+            )
         raise DataError(
-            f"{origin} has the id {int(tokens[place])} in sequence {sequence}, and the vocabulary of --tokenizer has "
+            f"{origin} has the id {token} in sequence {sequence}, and the vocabulary of --tokenizer has "
             f"{self._layout.vocab_size}: give the tokenizer that the dataset was made with, or, if it marks the end "
-            f"of documents, --eod-id {int(tokens[place])}."
+            f"of documents, --eod-id {token}."
         )
 
 

@@ -15,7 +15,7 @@ from data_prep.megatron.indexed import IndexedDataset
 from data_prep.options import DEFAULT_BLOCK_TOKENS, DEFAULT_HELDOUT, DEFAULT_SHARD_TOKENS
 from data_prep.output import check_output, claimed, making_way
 from data_prep.progress import Progress
-from data_prep.report import Ledger, tokenizer_section
+from data_prep.report import Ledger, heldout_notes, tokenizer_section
 from data_prep.tokenizer import StoreTokenizer, load_tokenizer
 from pretrain.data.store import StoreLayout, StoreWriter
 from pretrain.errors import DataError, UsageError
@@ -203,6 +203,4 @@ def _notes(
             "The tokens of this tokenizer do not say where words begin: each counts as a word, and masking whole "
             "words is masking tokens."
         )
-    if options.heldout > 0 and tally.ledger.splits["heldout"].documents == 0:
-        notes.append("Nothing is held out for validation: the datasets have too few distinct documents.")
-    return notes
+    return notes + heldout_notes(options.heldout, tally.ledger.splits)

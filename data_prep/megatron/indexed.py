@@ -149,7 +149,11 @@ def _read_header(path: Path) -> tuple[np.dtype, int, int]:
         raise DataError(
             f"{path} is a dataset of the older kind (TNTIDX); make it again with --dataset-impl mmap."
         )
-    if len(header) < _HEADER.size or not header.startswith(_MAGIC):
+    if len(header) < _HEADER.size and header and _MAGIC.startswith(header[: len(_MAGIC)]):
+        raise DataError(
+            f"{path} ends early: it has {len(header)} bytes, and the header alone has {_HEADER.size}; {_AGAIN}."
+        )
+    if not header.startswith(_MAGIC):
         raise DataError(f"{path} is no index of a Megatron-LM dataset: it does not begin with {_MAGIC!r}.")
     _, version, code, num_sequences, num_indices = _HEADER.unpack(header)
     if version != 1:

@@ -61,6 +61,8 @@ def index_of(column: str, schema: pa.Schema, path: str) -> int:
     if index < 0:
         found = ", ".join(map(repr, schema.names)) or "none"
         raise DataError(f"{path} has no column {column!r}; it has {found}: choose one with --text-column.")
+    if schema.names.count(column) > 1:
+        raise DataError(f"{path} has several columns named {column!r}; give each a name of its own.")
     kind = schema.field(index).type
     if not (is_string(kind) or pa.types.is_null(kind) or _is_bytes(kind)):
         raise DataError(f"{path}: the column {column!r} holds {kind} where text is expected.")

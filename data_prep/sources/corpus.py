@@ -11,12 +11,13 @@ from data_prep.sources.boundaries import newlines_of
 from data_prep.sources.chunks import CHUNK_BYTES, Chunk, line_chunks, text_chunks
 from data_prep.sources.columnar import columnar_batches
 from data_prep.sources.content import opened_content
-from data_prep.sources.delimited import delimited_batches
+from data_prep.sources.delimited import delimited_batches, find_delimiter
 from data_prep.sources.files import InputFiles, find_files
 from data_prep.sources.reading import read_chunk
 from data_prep.sources.rows import row_chunks
 from data_prep.sources.segments import Share, byte_range, plan_segments
-from data_prep.sources.text_column import USUAL_COLUMN, find_column
+from data_prep.sources.text_column import USUAL_COLUMN, find_column, has_columns
+from pretrain.errors import UsageError
 
 _SAMPLE_CHUNK_BYTES = 1 << 16
 
@@ -45,12 +46,14 @@ class Corpus(Protocol):
 class FileCorpus:
     """The documents of files; its sample takes the same share from the beginning of each file.
 
-    `column` holds the text where files have columns.
+    `column` holds the text where files have columns. `delimiter` separates the fields of CSV, None where it is the
+    usual one.
     """
 
     inputs: InputFiles
     options: InputOptions
     column: str | None
+    delimiter: str | None
     segments: tuple[tuple[Share, ...], ...] = field(repr=False)
 
     @property
@@ -90,6 +93,7 @@ class FileCorpus:
                 sorted(Counter(file.compression for file in files if file.compression).items())
             ),
             "text_column": self.column,
+            "delimiter": self.delimiter,
             "digest": self.inputs.digest(),
             "ignored_files_by_suffix": self.inputs.ignored,
         }
@@ -113,12 +117,18 @@ class FileCorpus:
             elif file.format == "jsonl":
                 yield from line_chunks(content, file.path, column, on_bad_text, chunk_bytes)
             else:
-                batches = delimited_batches(content, file, column, chunk_bytes)
+                batches = delimited_batches(content, file, column, self.delimiter, chunk_bytes)
                 yield from row_chunks(batches, path, on_bad_text, chunk_bytes)
 
 
 def open_files(options: InputOptions) -> FileCorpus:
     """The files that `options` name; raises UsageError where a path or the column of the text is not clear."""
     inputs = find_files(options.paths, options.format)
-    column = options.text_column or find_column(inputs.files)
-    return FileCorpus(inputs, options, column, plan_segments(inputs.files, options))
+    if options.text_column is not None and not any(map(has_columns, inputs.files)):
+        raise UsageError(
+            f"--text-column {options.text_column}: all of the input is plain text, which has no columns; drop it, or "
+            "say with --format what the files are."
+        )
+    delimiter = find_delimiter(inputs.files)
+    column = options.text_column or find_column(inputs.files, delimiter)
+    return FileCorpus(inputs, options, column, delimiter, plan_segments(inputs.files, options))

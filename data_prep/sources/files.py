@@ -4,6 +4,7 @@ A folder stands for all files below it, sorted by their path; hidden ones are le
 suffix decides, after the suffix of a compression; what no format claims is left out and counted.
 """
 
+import errno
 import glob
 import hashlib
 import os
@@ -36,6 +37,10 @@ COMPRESSIONS: MappingProxyType[str, Compression] = MappingProxyType(
     {".gz": "gz", ".zst": "zst", ".xz": "xz", ".bz2": "bz2"}
 )
 _LEAVE_ALONE = "leave the input alone while a store is built, and start again."
+# What says no for good; anything else (EIO, ESTALE, ...) is of the machine, and may be over later.
+_REFUSALS = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+)
 # Formats that are read from anywhere, and have compressions of their own.
 _COLUMNAR = frozenset({"parquet", "arrow"})
 # What `datasets.save_to_disk` writes beside the Arrow files.
@@ -97,7 +102,8 @@ def find_files(paths: tuple[str, ...], chosen: Format) -> InputFiles:
 
 @contextmanager
 def opened(file: InputFile) -> Iterator[FileIO]:
-    """The file, unbuffered; raises DataError if it is not the one that was listed, now or once it was read."""
+    """The file, unbuffered; raises DataError if it is not the one that was listed, now or once it was read, UsageError
+    if it may not be read, and OSError, which names it, for an error of the machine."""
     try:
         with file.path.open("rb", buffering=0) as raw:
             _check_unchanged(file, os.fstat(raw.fileno()))
@@ -106,6 +112,8 @@ def opened(file: InputFile) -> Iterator[FileIO]:
     except FileNotFoundError:
         raise DataError(f"{file.path} was there when the build began and is gone; {_LEAVE_ALONE}") from None
     except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise OSError(error.errno, error.strerror or str(error), str(file.path)) from None
         raise UsageError(f"{file.path} cannot be read: {error.strerror or error}.") from None
 
 
@@ -170,6 +178,8 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _refuse(error: OSError) -> None:
+    if error.errno not in _REFUSALS:
+        raise error
     raise UsageError(
         f"{error.filename} cannot be read: {error.strerror or error}; what is in it would be missing."
     )

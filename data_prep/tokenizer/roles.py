@@ -1,6 +1,11 @@
 """What a store must know of its tokenizer: the size of the vocabulary and the ids of the special roles."""
 
+import hashlib
 import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,9 +36,20 @@ class StoreTokenizer:
     trained_on_characters: int = 0  # 0 = not trained here
     notes: tuple[str, ...] = ()
 
+    @property
+    def json_bytes(self) -> bytes:
+        """The content of tokenizer.json, as `save` writes it."""
+        return self.tokenizer.backend_tokenizer.to_str(pretty=True).encode()
+
+    @property
+    def sha256(self) -> str:
+        """Of tokenizer.json, as a store's manifest has it."""
+        return hashlib.sha256(self.json_bytes).hexdigest()
+
     def save(self, folder: Path) -> None:
         """tokenizer.json and tokenizer_config.json, as `transformers.AutoTokenizer` loads them."""
-        self.tokenizer.save_pretrained(str(folder))
+        with _naming_system_errors(folder / "tokenizer.json"):
+            self.tokenizer.save_pretrained(str(folder))
         path = folder / "tokenizer_config.json"
         config = {
             key: value for key, value in json.loads(path.read_text("utf-8")).items() if key not in _HOW_LOADED
@@ -42,6 +58,20 @@ class StoreTokenizer:
         if config["tokenizer_class"] == "TokenizersBackend":
             config["tokenizer_class"] = "PreTrainedTokenizerFast"
         path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
+
+
+@contextmanager
+def _naming_system_errors(path: Path) -> Iterator[None]:
+    """What the system refused the tokenizers library, which says so in a plain `Exception`, as an OSError."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from None
 
 
 def describe(

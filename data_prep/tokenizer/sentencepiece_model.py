@@ -6,8 +6,12 @@
 4. decoder, and [CLS] ... [SEP] around what is encoded. A role that no piece has gets a new token at the end.
 
 Ids equal sentencepiece's own, apart from these cases. Unigram: of segmentations that score alike to seven digits
-("=== =" and "= ===") another may be chosen, because scores are float32 there and float64 here. Text that is not
-NFKC: the library's table loses a combining mark behind a character that it changes. Symbols defined by the user:
+("=== =" and "= ===") another may be chosen, because scores are float32 there and float64 here. The table of
+characters: sentencepiece replaces the longest entry that fits, the library looks at one cluster (a letter and its
+marks) at a time, of up to 5 bytes it replaces the shortest entry that it begins with and drops the rest, of longer ones
+each character by itself; so "\uff21\u0301" loses its accent, and half-width kana stay apart from their voicing mark. Of
+text in NFC such clusters are rare ones. White space at the end other than spaces, such as U+0085, is dropped here.
+Symbols defined by the user:
 the space before one is lost. The name of a control piece, as "[MASK]", is ordinary text in both; but in a unigram
 model that lacks one of its characters it comes out as that piece, and the store has the unknown token in its place.
 """
@@ -94,6 +98,11 @@ def convert_model(proto: Any, source: str) -> StoreTokenizer:
         f"{source} has no {role} token: {roles[role]} was added as id {tokenizer.token_to_id(roles[role])}."
         for role in added
     )
+    if proto.normalizer_spec.precompiled_charsmap:
+        notes += (
+            f"{source}: ids are those of sentencepiece, but for letters with combining marks (bring text to NFC "
+            "first), half-width kana with voicing marks, and white space such as U+0085 at the end of a sentence.",
+        )
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_max_length=MODEL_MAX_LENGTH,

@@ -46,11 +46,18 @@ def check_same_course(folder: Path, saved: RunState, now: RunState, total_steps:
 def _check_same_blend(folder: Path, saved: list[SavedStore], now: list[SavedStore]) -> None:
     """The same stores in the same order with the same shares; where they lie does not matter."""
     before, after = ({store.fingerprint: store.name for store in stores} for stores in (saved, now))
-    gone = [f"{name} is not there now" for fingerprint, name in before.items() if fingerprint not in after]
-    new = [f"{name} is new" for fingerprint, name in after.items() if fingerprint not in before]
-    if gone or new:
+    gone = {name: fingerprint for fingerprint, name in before.items() if fingerprint not in after}
+    new = {name: fingerprint for fingerprint, name in after.items() if fingerprint not in before}
+    found = [
+        f"{name} holds another store now (fingerprint {gone[name][:12]} before, {new[name][:12]} now)"
+        for name in gone
+        if name in new
+    ]
+    found += [f"{name} is not there now" for name in gone if name not in new]
+    found += [f"{name} is new" for name in new if name not in gone]
+    if found:
         raise DataError(
-            f"{folder} was trained on another blend: {'; '.join(gone + new)}. Name the stores that it was trained "
+            f"{folder} was trained on another blend: {'; '.join(found)}. Name the stores that it was trained "
             "on in data.blend, or start anew with another --output."
         )
     if list(before) != list(after):

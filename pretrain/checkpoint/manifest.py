@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from pretrain.errors import DataError
+from pretrain.errors import DataError, misfit
 from pretrain.optim import LossScaleState
 
 FORMAT = "pretrain-checkpoint"
@@ -101,11 +101,8 @@ class CheckpointManifest(_Part):
                 f"{path} cannot be read ({error.strerror or error}), so {folder} is no checkpoint."
             ) from None
         except ValidationError as error:
-            problem = error.errors()[0]
-            key = ".".join(map(str, problem["loc"]))
-            raise DataError(
-                f'{path}: "{key}": {problem["msg"]}; this version reads format {VERSION}.'
-            ) from None
+            problem = misfit(error.errors(include_url=False)[0])
+            raise DataError(f"{path}: {problem}; this version reads format {VERSION}.") from None
         manifest.check_complete(folder)
         return manifest
 

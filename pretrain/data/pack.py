@@ -7,6 +7,13 @@ So the lengths are counted and whole groups of equal rows are filled at once:
    it on to the room that is left; what fits nowhere opens new rows;
 2. each group, now a list of (length, samples per row), takes samples of these lengths;
 3. the rows are put in the order of one keyed draw each.
+
+How full rows get is decided by the lengths, hardly by the packing, and not by how many samples there are: a sample of
+more than half a row needs a shorter partner. Next-sentence pairs at 128 over documents of 12 sentences of 25 tokens
+fill 97.4% of their rows, be there 1,487 documents or 40,000, and of 8 sentences of 20 tokens 96.7%: a random B ends
+with its document, most pairs then have some 100 tokens, and few have 28. No packing of these samples could have more
+than 97.5% and 96.9% (the bound L2 of Martello and Toth 1990). Sentence-order pairs of the same text fill 99.4% and
+99.1%; the text of the demo corpus, where documents are of all lengths, 99.0% to 99.9%.
 """
 
 from bisect import bisect_left, insort

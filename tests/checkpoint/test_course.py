@@ -32,6 +32,12 @@ def test_the_same_data_is_the_same_wherever_it_lies() -> None:
     [
         (state(), state(fingerprint="e" * 64), DataError, "another token store"),
         (state(ONE, TWO), state(ONE, THREE), DataError, "two is not there now; three is new"),
+        (
+            state(ONE, TWO),
+            state(ONE, THREE.model_copy(update={"name": "two"})),
+            DataError,
+            r"another blend: two holds another store now \(fingerprint 2{12} before, 3{12} now\)\. Name",
+        ),
         (state(ONE, TWO), state(ONE, TWO, THREE), DataError, "another blend: three is new"),
         (state(ONE, TWO, THREE), state(ONE, TWO), DataError, "another blend: three is not there now"),
         (

@@ -80,3 +80,31 @@ def test_rows_are_at_least_98_percent_full(objective: str, seq_len: int, documen
 def test_geometric_short_samples_fill_rows() -> None:
     lengths = np.minimum(np.random.default_rng(0).geometric(1 / 40, 20_000) + 3, 128)
     assert lengths.sum() / (pack(lengths, 128, 1).num_rows * 128) >= 0.98
+
+
+def fewest_rows(lengths: np.ndarray, row_length: int) -> int:
+    """The lower bound L2 of Martello and Toth (1990, section 8.3.1) on the rows that any packing needs."""
+    half, bounds = row_length // 2, []
+    for least in range(half + 1):
+        alone = lengths > row_length - least
+        paired = (lengths > half) & ~alone
+        small = lengths[(lengths >= least) & (lengths <= half)].sum()
+        room = paired.sum() * row_length - lengths[paired].sum()
+        bounds.append(alone.sum() + paired.sum() + max(0, -(-(small - room) // row_length)))
+    return int(max(bounds))
+
+
+@pytest.mark.parametrize("objective", ["nsp", "sop"])
+@pytest.mark.parametrize(("sentences", "tokens"), [(4, 25), (8, 20), (12, 25), (40, 30)])
+def test_where_rows_are_less_full_no_packing_could_fill_them(
+    objective: str, sentences: int, tokens: int
+) -> None:
+    """Documents alike in length, whose pairs are of more than half a row, with few to fill the rest."""
+    draw = np.random.default_rng(0)
+    documents = [
+        np.maximum(1, draw.normal(tokens, tokens / 4, max(1, count)).round().astype(int)).tolist()
+        for count in draw.poisson(sentences, 1487)
+    ]
+    options = SamplingOptions(128, objective, packing=True)  # type: ignore[arg-type]
+    lengths = plan_window([fake_block(documents)], options, 1).text_lengths + options.num_special_tokens
+    assert fewest_rows(lengths, 128) <= pack(lengths, 128, 1).num_rows <= 1.005 * fewest_rows(lengths, 128)

@@ -229,3 +229,28 @@ def test_a_tokenizer_alone_can_be_reused(corpus: Path, tmp_path: Path) -> None:
     run(options_for(corpus, tokenizer=TokenizerOptions(path=str(tmp_path / "tok"))), tmp_path / "given")
     for name in ("train-00000.tokens", "heldout-00000.tokens", "tokenizer/tokenizer.json"):
         assert (tmp_path / "trained" / name).read_bytes() == (tmp_path / "given" / name).read_bytes()
+
+
+def test_the_report_says_what_was_done_and_not_what_might_have_been(corpus: Path, tmp_path: Path) -> None:
+    train("wordpiece", [make_text(index) for index in range(50)], 150, lowercase=True).save(tmp_path / "tok")
+    given = TokenizerOptions(path=str(tmp_path / "tok"))
+    report = run(options_for(corpus, tokenizer=given, language="xx"), tmp_path / "store")
+    trained = {name: value for name, value in report["options"].items() if name.startswith("tokenizer.")}
+    assert {name for name, value in trained.items() if value is not None} == {"tokenizer.path"}
+    assert ["no rules for --language 'xx'" in note for note in report["notes"]] == [True]
+    run(options_for(corpus, tokenizer=given, language="xx"), tmp_path / "store", resume=True)
+
+
+@pytest.mark.parametrize("given", ["corpus", "cor*", "linked"])
+def test_an_output_inside_the_input_is_refused(
+    corpus: Path, tmp_path: Path, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "linked").symlink_to(corpus)
+    source = InputOptions(paths=(given,))
+    for output in (corpus / "deep" / "store", tmp_path / "linked" / "store"):
+        with pytest.raises(UsageError, match=r"store lies in --input .*; choose a path outside"):
+            run(options_for(corpus, input=source), output)
+        with pytest.raises(UsageError, match="choose a path outside"):
+            train_tokenizer(source, TokenizerOptions(), output, num_workers=1, progress=Progress(quiet=True))
+    assert sorted(path.name for path in corpus.iterdir()) == ["a.txt", "b.txt"]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from data_prep.heldout import Assigned, HashedDocuments, HeldoutSplit, SegmentEnd, document_hash, take
+from data_prep.report import SplitCounts, heldout_notes
 from pretrain.data.store import Documents
 
 
@@ -53,8 +54,9 @@ LOW, LOWER, HIGH, HIGHER = HALF - 5, HALF - 9, HALF + 5, HALF + 9
     [
         ([[HIGH, LOW, HIGHER], [LOWER, LOWER]], {HIGH, HIGHER}, {LOW, LOWER}),
         ([[HIGH], [HIGHER]], {HIGHER}, {HIGH}),  # none is below: the lowest is held out
-        ([[HIGHER, HIGH, HIGH]], {HIGHER}, {HIGH}),  # with its duplicates
-        ([[LOW], [LOWER]], {LOW}, {LOWER}),  # all are below: the highest is trained on
+        ([[HIGHER, HIGH, HIGH]], {HIGH}, {HIGHER}),  # the one with the fewest duplicates
+        ([[HIGHER, HIGHER, HIGH, HIGH]], {HIGHER}, {HIGH}),  # with its duplicates
+        ([[LOW], [LOWER]], {LOW}, {LOWER}),  # all are below: so is the lowest then
         ([[HIGH, HIGH]], {HIGH}, set()),  # one distinct document is trained on
         ([[LOW]], {LOW}, set()),
         ([[HIGH], [HIGHER], [LOW]], {HIGH, HIGHER}, {LOW}),
@@ -97,3 +99,43 @@ def test_a_large_corpus_on_one_side_does_not_wait_for_ever(monkeypatch: pytest.M
     monkeypatch.setattr("data_prep.heldout.MAX_WAITING_TOKENS", 6)
     assert assign(0.5, [[HIGH], [HIGHER], [HIGH + 1]]) == {"train": [HIGHER, HIGH + 1], "heldout": [HIGH]}
     assert assign(0.5, [[HIGH], [HIGHER], [HIGH + 1, HIGH + 2]])["heldout"] == []
+
+
+SMALL, SMALLER = 3, 1  # below one in a hundred
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        [[HIGH] * 99, [HIGHER]],  # none is below, and the lowest has 98 duplicates
+        [[SMALL] * 50, [SMALL] * 49 + [HIGHER]],  # all but one are below
+        [[HIGHER], [SMALL] * 99],
+        [[SMALLER], [SMALL] * 99],  # all are below
+    ],
+)
+def test_of_a_corpus_of_duplicates_the_most_is_trained_on(batches: list[list[int]]) -> None:
+    written = assign(0.01, batches)
+    assert [len(written["train"]), len(written["heldout"])] == [99, 1]
+
+
+def test_what_asks_for_most_gets_most() -> None:
+    written = assign(0.9, [[SMALL, SMALLER, LOW, LOWER, (1 << 64) - 1]])
+    assert written == {"train": [(1 << 64) - 1], "heldout": [SMALL, SMALLER, LOW, LOWER]}
+
+
+@pytest.mark.parametrize(
+    ("asked", "num_heldout", "says"),
+    [
+        (0.01, 0, "Nothing is held out"),
+        (0.01, 1, "1 of 100 documents"),
+        (0.01, 3, "3 of 100 documents (3.00%), where --heldout asks for 1.00%"),
+        (0.5, 20, "20 of 100 documents"),
+        (0.0, 0, ""),
+    ],
+)
+def test_a_share_far_from_what_was_asked_is_said(asked: float, num_heldout: int, says: str) -> None:
+    notes = heldout_notes(
+        asked, {"train": SplitCounts(100 - num_heldout), "heldout": SplitCounts(num_heldout)}
+    )
+    is_near = not says or asked / 2 <= num_heldout / 100 <= 2 * asked
+    assert notes == [] if is_near else says in notes[0]

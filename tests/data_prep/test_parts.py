@@ -94,6 +94,7 @@ def test_missing_parts_are_named(options: BuildOptions, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no finished part"):
         tmp_path.joinpath("empty").mkdir()
         merge(tmp_path / "empty", QUIET)
+    assert merge(tmp_path / "empty", QUIET, if_complete=True) is None
     with pytest.raises(UsageError, match="There is no folder"):
         merge(tmp_path / "nothing", QUIET)
     build_part(options, tmp_path / "store", 2, 3)
@@ -103,6 +104,14 @@ def test_missing_parts_are_named(options: BuildOptions, tmp_path: Path) -> None:
     build_part(options, tmp_path / "store", 1, 2)
     with pytest.raises(UsageError, match="parts of 2 and 3"):
         merge(tmp_path / "store", QUIET)
+
+
+def test_merging_what_is_whole_says_so(stores: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    for store, why in zip(stores, ("it was not built in parts", "its parts are merged"), strict=True):
+        before = everything_below(store)
+        assert merge(store, Progress()) == read_report(store)
+        assert f"is a whole store already ({why})" in capsys.readouterr().err
+        assert everything_below(store) == before
 
 
 def test_parts_of_other_options_are_refused_by_name(options: BuildOptions, tmp_path: Path) -> None:
@@ -131,7 +140,8 @@ def test_a_corpus_too_small_for_parts_is_refused(options: BuildOptions, tmp_path
     with pytest.raises(UsageError, match="in one piece"):
         merge(tmp_path / "store", QUIET)
     with pytest.raises(UsageError, match="use at most"):
-        build_part(options, tmp_path / "other", 1, 900)
+        build_part(options, tmp_path / "other" / "deeper", 1, 900)
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/2", "1/2/3"])
@@ -139,6 +149,8 @@ def test_part_numbers(text: str) -> None:
     with pytest.raises(UsageError, match="--part is"):
         Part.parse(text)
     assert Part.parse("3/3") == Part(3, 3)
+    with pytest.raises(UsageError, match="at most 99,999 parts"):
+        Part.parse("1/100000")
 
 
 def test_parts_need_a_tokenizer_that_is_there(options: BuildOptions, tmp_path: Path) -> None:

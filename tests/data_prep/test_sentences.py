@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.options import SentenceMethod
-from data_prep.sentences import MAX_PARAGRAPH_CHARACTERS, split_pieces, split_sentences
+from data_prep.sentences import MAX_PARAGRAPH_CHARACTERS, has_rules, split_pieces, split_sentences
 
 
 def test_wrapped_sentences_are_joined() -> None:
@@ -79,3 +79,10 @@ def test_a_paragraph_without_spaces_reaches_sentencex_in_pieces(monkeypatch: pyt
     assert set(sentences) == {"我是一个学生，他是老师。"}  # noqa: RUF001
     assert (len(sentences), cuts) == (5_000, 0)
     assert max(given) <= MAX_PARAGRAPH_CHARACTERS
+
+
+def test_languages_with_rules_are_told_from_others() -> None:
+    """Those that sentencex 1.0 has a file of rules for, some that share the rules of another, and others."""
+    own = "am ar bg bn ca da de el en es fi fr gu hi hy it ja kk kn ml mr my nl pa pl pt ru sk ta te uk"
+    assert [code for code in (own + " gl gsw ab als cs").split() if not has_rules(code)] == []
+    assert [code for code in ("xx", "klingon", "sv", "EN", "") if has_rules(code)] == []

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from data_prep.position import Position
+from data_prep.sources.chunks import Chunk
+from data_prep.task import Task
 from data_prep.workers import WorkerDied, Workers
 from pretrain.errors import DataError, PretrainError
 
@@ -107,6 +110,22 @@ def test_a_killed_worker_is_named_with_what_it_held() -> None:
     assert isinstance(caught.value, PretrainError)
     with Workers(1) as workers, pytest.raises(WorkerDied, match=r"ended \(3\)"):
         list(workers.map_in_order(os._exit, [3, 3, 3]))
+
+
+def test_a_signal_to_the_whole_group_is_for_the_main_process() -> None:
+    with Workers(1) as workers:
+        assert list(workers.map_in_order(length, [b"a"])) == [1]
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            os.kill(workers.process_ids[0], number)
+        assert list(workers.map_in_order(length, [b"abc"])) == [3]
+
+
+def test_a_task_is_named_by_byte_or_row() -> None:
+    position = Position(segment=0, chunk=0)
+    text = Chunk("a.txt", "text", 1_048_576, b"x", 1)
+    rows = Chunk("a.csv", "rows", 1_000, (b"x",), 1)
+    assert str(Task(position, text)) == "a.txt (from byte 1,048,576 on)"
+    assert str(Task(position, rows)) == "a.csv (from row 1,001 on)"
 
 
 def test_a_busy_worker_does_not_outlive_the_pool() -> None:

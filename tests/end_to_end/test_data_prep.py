@@ -136,12 +136,25 @@ def test_the_demo_store_is_built_once_and_reused(tmp_path: Path) -> None:
         (("--input", "a.txt", "--demo"), ["one of --input PATH, --hub NAME and --demo"]),
         ((), ["one of --input PATH, --hub NAME and --demo"]),
         (("--input", "a.txt", "--tokenizer", "nowhere"), ["--tokenizer nowhere"]),
-        (("--input", "a.txt", "--tokenizer", ".", "--vocab-size", "9"), ["drop --train-tokenizer"]),
+        (("--input", "a.txt", "--tokenizer", ".", "--vocab-size", "9"), ["drop --vocab-size"]),
+        (("--input", "a.txt", "--tokenizer", ".", "--lowercase"), ["drop --lowercase"]),
+        (("--input", "a.txt", "--tokenizer", ".", "--cased"), ["drop --cased"]),
+        (("--input", "a.txt", "--hub-split", "test"), ["There is no --hub NAME; drop --hub-split"]),
+        (("--input", "a.txt", "--text-column", "body"), ["--text-column body: all of the input is plain"]),
+        (("--demo", "--text-column", "body"), ["--text-column body: the demo corpus has no columns"]),
+        (("--input", "a.txt", "--sentences", "line", "--language", "de"), ["drop --language"]),
         (("--input", "sheet.xlsx"), ["sheet.xlsx", "--format"]),
         (("--input", "two.jsonl"), ["'title', 'body'", "--text-column"]),
         (("--input", "a.txt", "--part", "4/3", "--tokenizer", "x"), ["--part is '4/3'"]),
         (("--input", "a.txt", "--part", "1/3"), ["--part needs", "data_prep tokenizer"]),
         (("--input", "a.txt", "--save-every", "-1"), ["--save-every is -1"]),
+        (("--input", "a.txt", "--part", "-1/3", "--tokenizer", "x"), ["--part is '-1/3'"]),
+        (("--input", "a.txt", "--part", "1/100000", "--tokenizer", "x"), ["at most 99,999 parts"]),
+        (("--input", "a.txt", "--workers", "99999"), ["--workers is 99,999", "CPU(s)"]),
+        (("--input", "a.txt", "--timings", "no/t.json"), ["--timings no/t.json cannot be written"]),
+        (("--input", "a.txt", "--timings", "."), ["--timings . cannot be written: Is a directory"]),
+        (("--input", "a.txt", "--output", ""), ["--output: it is empty"]),
+        (("--input", "a.txt", "--overwrit"), ["unrecognized arguments: --overwrit"]),
     ],
 )
 def test_wrong_usage(tmp_path: Path, arguments: tuple[str, ...], parts: list[str]) -> None:
@@ -162,7 +175,67 @@ def test_an_output_that_cannot_be_written(tmp_path: Path, output: str) -> None:
     (tmp_path / "a.txt").write_text("Some text.")
     result = data_prep("build", "--input", "a.txt", "--output", output, *SMALL, cwd=tmp_path)
     assert_fails(result, 2, "--output", output)
+    assert "File exists" not in result.stderr
+    assert ("a.txt is a file" in result.stderr) == output.startswith("a.txt")
     assert_nothing_left(tmp_path, "a.txt")
+
+
+def test_a_note_is_shown_once_and_a_short_build_has_no_rate(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\n\n".join(LINES))
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz0123456789."]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens) + "\n")
+    arguments = ("build", "--input", "a.txt", "--tokenizer", "vocab.txt", "--output", "store")
+    result = data_prep(*arguments, "--workers", "1", "--timings", "t.json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    note = "no entry has a capital letter"
+    assert (result.stderr.count(note), result.stdout.count(note)) == (1, 0)
+    assert "seconds: encoding" in result.stdout
+    assert "steady rate" not in result.stdout
+    assert json.loads((tmp_path / "t.json").read_text())["mb_per_second"] is None
+    # An accepted store has not said it on the way.
+    again = data_prep(*arguments, "--resume", cwd=tmp_path)
+    assert (again.stderr.count(note), again.stdout.count(note)) == (0, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "is_group"), [("SIGTERM", False), ("SIGINT", True), ("SIGTERM", True)])
+def test_a_signal_stops_a_build_with_a_sentence(tmp_path: Path, name: str, is_group: bool) -> None:
+    """First while the tokenizer is trained, when there is nothing to keep, then while text is encoded."""
+    (tmp_path / "a.txt").write_text("\n\n".join(LINES * 4_000))
+    arguments = ("build", "--input", "a.txt", "--output", "store", *SMALL, "--save-every", "0.05")
+    for phase, says in (
+        ("training the tokenizer ...", ["nothing was kept, start the same command again."]),
+        ("tokenizing ...", ["again with --resume to go on", "kept"]),
+    ):
+        process = subprocess.Popen(
+            command(*arguments),
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stderr is not None
+        seen = ""
+        while phase not in seen:
+            line = process.stderr.readline()
+            assert line, seen
+            seen += line
+        children = children_of(process.pid)
+        (os.killpg if is_group else os.kill)(process.pid, getattr(signal, name))
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 75, errors
+        assert errors.count("error: ") == 1
+        assert "Traceback" not in errors
+        for part in [f"stopped by {name}", *says]:
+            assert part.lower() in errors.lower()
+        assert ("--resume" in errors) == (phase == "tokenizing ...")
+        deadline = time.monotonic() + 10
+        while any(map(is_alive, children)):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize(

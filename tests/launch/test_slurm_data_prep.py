@@ -1,9 +1,13 @@
 """The batch script of data_prep: what each task of the array runs, and what it refuses."""
 
 import os
+import signal
 import subprocess
+import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.worlds import ROOT
@@ -12,7 +16,12 @@ BATCH = ROOT / "launch" / "slurm" / "data_prep.sbatch"
 # Notes what it was given; fails where the test asks for it.
 PYTHON = """#!/usr/bin/env bash
 printf '%s ' "$@" >> "$LOG/calls"; echo >> "$LOG/calls"
-[[ $3 != "${FAILS:-}" ]]
+if [[ ${SLEEPS:-} == "$3" ]]; then
+  trap 'exit 75' USR1
+  echo > "$LOG/ready"
+  for _ in {1..300}; do sleep 0.1; done
+fi
+[[ $3 != "${FAILS:-}" ]] || exit "${CODE:-1}"
 """
 
 
@@ -35,6 +44,14 @@ def submit(folder: Path, *arguments: str, **variables: str) -> subprocess.Comple
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
+def put_commands(folder: Path) -> str:
+    """A PATH with a scontrol that notes what it is asked for."""
+    scontrol = folder / "scontrol"
+    scontrol.write_text('#!/usr/bin/env bash\necho "$*" >> "$LOG/scontrol-calls"\n')
+    scontrol.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
 def calls(folder: Path) -> list[str]:
     return [line.strip() for line in (folder / "calls").read_text().splitlines()]
 
@@ -51,6 +68,36 @@ def test_a_task_builds_its_part_and_merges_if_it_is_the_last(tmp_path: Path, out
 
 def test_a_failed_build_is_not_merged(tmp_path: Path) -> None:
     assert submit(tmp_path, "--output", "x", FAILS="build").returncode == 1
+    assert len(calls(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("code", [1, 3, 137])
+def test_a_task_ends_as_its_build_and_only_one_that_saved_is_queued_again(tmp_path: Path, code: int) -> None:
+    path = put_commands(tmp_path)
+    assert submit(tmp_path, "--output", "x", PATH=path, FAILS="build", CODE=str(code)).returncode == code
+    assert not (tmp_path / "scontrol-calls").exists()
+    assert submit(tmp_path, "--output", "x", PATH=path, FAILS="build", CODE="75").returncode == 75
+    assert (tmp_path / "scontrol-calls").read_text() == "requeue 42_2\n"
+    assert len(calls(tmp_path)) == 2
+
+
+def test_the_signal_before_the_time_limit_reaches_the_build(tmp_path: Path) -> None:
+    path = put_commands(tmp_path)
+    environment = {"PATH": path, "SLEEPS": "build"}
+
+    def signal_when_ready() -> None:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        script = [each for each in psutil.Process().children() if str(BATCH) in each.cmdline()]
+        script[0].send_signal(signal.SIGUSR1)
+
+    thread = threading.Thread(target=signal_when_ready)
+    thread.start()
+    result = submit(tmp_path, "--output", "x", **environment)
+    thread.join()
+    assert result.returncode == 75, result.stderr
+    assert (tmp_path / "scontrol-calls").read_text() == "requeue 42_2\n"
     assert len(calls(tmp_path)) == 1
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import from_json
 
 from pretrain.data.store.files import name_problem, read_bounded, write_atomically
-from pretrain.errors import DataError, UsageError
+from pretrain.errors import DataError, UsageError, misfit
 
 FORMAT = "pretrain-token-store"
 VERSION = 2
@@ -171,9 +171,8 @@ class Manifest(_Frozen):
         try:
             return cls.model_validate(_parsed(content, path))
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the manifest"
-            raise DataError(f"{path}: {where}: {first['msg']}; build the store again.") from None
+            problem = misfit(error.errors(include_url=False)[0])
+            raise DataError(f"{path}: {problem}; copy or build the store again.") from None
 
     @classmethod
     def from_file(cls, path: Path) -> "Manifest":

@@ -1,8 +1,8 @@
 """Writing one shard: whole documents in, five files out, hashed as they are written.
 
 A shard that is not finished can be put down and taken up again: `state` says, once the files are flushed, how
-much of each belongs to it, and `ShardWriter.resume` cuts the files back to that, hashes them again and goes
-on. Whatever was written behind it, whole or torn, is gone.
+much of each belongs to it and the checksum of that much. `written_digests` hashes it again and compares;
+`ShardWriter.resume` cuts the files back to it and goes on. Whatever was written behind it, whole or torn, is gone.
 """
 
 import contextlib
@@ -47,8 +47,9 @@ class Documents:
 
 
 class ShardState(BaseModel):
-    """A shard that is being written: counts so far, where its blocks begin (the open one's last), and the
-    word bits of the tokens after the last whole byte, one character "0" or "1" each."""
+    """A shard that is being written: counts so far, where its blocks begin (the open one's last), the word bits of
+    the tokens after the last whole byte, one character "0" or "1" each, and the sha256 of what belongs to it of
+    each file, by suffix."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -56,6 +57,7 @@ class ShardState(BaseModel):
     counts: _Place
     block_starts: tuple[_Place, ...] = Field(strict=False, min_length=1)
     pending_bits: str = Field(pattern=r"^[01]{0,7}$")
+    sha256: dict[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
 
     @model_validator(mode="after")
     def _counts_agree(self) -> Self:
@@ -64,6 +66,8 @@ class ShardState(BaseModel):
             raise ValueError("the blocks' starts do not rise from zero to the counts")
         if len(self.pending_bits) != self.counts[0] % _BITS_PER_BYTE:
             raise ValueError("the pending word bits are not those of the tokens after the last whole byte")
+        if self.sha256.keys() != set(SUFFIXES):
+            raise ValueError("a file has no checksum")
         return self
 
     def file_bytes(self, token_dtype: np.dtype) -> dict[str, int]:
@@ -92,17 +96,21 @@ class ShardWriter:
     @classmethod
     def begin(cls, folder: Path, name: str, token_dtype: np.dtype) -> Self:
         """A new shard; files of that name are written over."""
-        state = ShardState(name=name, counts=(0, 0, 0), block_starts=((0, 0, 0),), pending_bits="")
         files = {suffix: _HashedFile.create(folder / f"{name}.{suffix}") for suffix in SUFFIXES}
+        nothing = {suffix: file.sha256 for suffix, file in files.items()}
+        state = ShardState(
+            name=name, counts=(0, 0, 0), block_starts=((0, 0, 0),), pending_bits="", sha256=nothing
+        )
         return cls(state, token_dtype, files)
 
     @classmethod
-    def resume(cls, folder: Path, state: ShardState, token_dtype: np.dtype) -> Self:
-        """Go on behind `state`; raises DataError if a file holds less than it says."""
-        sizes = state.file_bytes(token_dtype)
+    def resume(
+        cls, folder: Path, state: ShardState, token_dtype: np.dtype, digests: "dict[str, hashlib._Hash]"
+    ) -> Self:
+        """Go on behind `state`; `digests` are `written_digests` of it."""
         files = {
-            suffix: _HashedFile.resume(folder / f"{state.name}.{suffix}", size)
-            for suffix, size in sizes.items()
+            suffix: _HashedFile.resume(folder / f"{state.name}.{suffix}", size, digests[suffix])
+            for suffix, size in state.file_bytes(token_dtype).items()
         }
         return cls(state, token_dtype, files)
 
@@ -141,6 +149,7 @@ class ShardWriter:
             counts=(tokens, sentences, documents),
             block_starts=tuple(tuple(start.tolist()) for start in self._block_starts),
             pending_bits="".join("1" if bit else "0" for bit in self._pending_bits.tolist()),
+            sha256={suffix: file.sha256 for suffix, file in self._files.items()},
         )
 
     def close(self) -> tuple[ShardEntry, dict[str, FileEntry]]:
@@ -178,14 +187,15 @@ class _HashedFile:
         return cls(path.open("wb", buffering=_BUFFER_BYTES), hashlib.sha256(), 0)
 
     @classmethod
-    def resume(cls, path: Path, num_bytes: int) -> Self:
-        """The first `num_bytes` of a file that is there, the rest cut off."""
-        check_at_least(path, num_bytes)
+    def resume(cls, path: Path, num_bytes: int, digest: "hashlib._Hash") -> Self:
+        """The first `num_bytes` of a file that is there, which `digest` has seen; the rest is cut off."""
         os.truncate(path, num_bytes)
-        digest = hashlib.sha256()
-        for chunk in chunks_of(path):
-            digest.update(chunk)
         return cls(path.open("ab", buffering=_BUFFER_BYTES), digest, num_bytes)
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written so far, in hex digits."""
+        return self._digest.hexdigest()
 
     def write(self, array: np.ndarray) -> None:
         data = np.ascontiguousarray(array).data.cast("B")
@@ -201,12 +211,36 @@ class _HashedFile:
     def close(self) -> FileEntry:
         self.sync()
         self._file.close()
-        return FileEntry(bytes=self._bytes, sha256=self._digest.hexdigest())
+        return FileEntry(bytes=self._bytes, sha256=self.sha256)
 
     def abandon(self) -> None:
         # Closing flushes, and where the disk is full that is known already.
         with contextlib.suppress(OSError):
             self._file.close()
+
+
+def written_digests(folder: Path, state: ShardState, token_dtype: np.dtype) -> "dict[str, hashlib._Hash]":
+    """What has hashed as much of each file as `state` says, by suffix, ready to hash what follows.
+
+    Raises DataError naming a file that holds less, or something else.
+    """
+    digests = {}
+    for suffix, num_bytes in state.file_bytes(token_dtype).items():
+        path = folder / f"{state.name}.{suffix}"
+        check_at_least(path, num_bytes)
+        digest, left = hashlib.sha256(), num_bytes
+        for chunk in chunks_of(path):
+            digest.update(chunk[:left])
+            left -= min(left, len(chunk))
+            if not left:
+                break
+        if digest.hexdigest() != state.sha256[suffix]:
+            raise DataError(
+                f"{path} has changed: its first {num_bytes} bytes are not those that the interrupted build had "
+                "written: build the store again without --resume."
+            )
+        digests[suffix] = digest
+    return digests
 
 
 def check_at_least(path: Path, num_bytes: int) -> None:

@@ -55,7 +55,7 @@ def verify_store(
         shards = [shard for _, shard in manifest.shards()]
         for found in pool.map(lambda shard: list(_shard_problems(folder, shard, manifest, full)), shards):
             problems.extend(found)
-    return problems
+    return list(dict.fromkeys(problems))  # a file that cannot be read is met more than once
 
 
 def verified_bytes(manifest: Manifest, *, full: bool) -> int:

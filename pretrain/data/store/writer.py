@@ -34,8 +34,15 @@ from pretrain.data.store.manifest import (
     SplitEntry,
     entry_of,
 )
-from pretrain.data.store.shard_writer import SUFFIXES, Documents, ShardState, ShardWriter, check_at_least
-from pretrain.errors import DataError
+from pretrain.data.store.shard_writer import (
+    SUFFIXES,
+    Documents,
+    ShardState,
+    ShardWriter,
+    check_at_least,
+    written_digests,
+)
+from pretrain.errors import DataError, misfit
 
 _OWN_FILE = re.compile(rf"(?:{'|'.join(SPLITS)})-\d{{5,}}\.(?:{'|'.join(SUFFIXES)})")
 
@@ -84,10 +91,9 @@ class WriterState(BaseModel):
         try:
             return cls.model_validate_json(content)
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the state"
+            problem = misfit(error.errors(include_url=False)[0])
             raise DataError(
-                f"The state of the interrupted build is damaged ({where}: {first['msg']}); "
+                f"The state of the interrupted build is damaged ({problem}); "
                 "build the store again without --resume."
             ) from None
 
@@ -245,6 +251,10 @@ class StoreWriter:
 
     def _take_up(self, state: WriterState) -> None:
         self._check_state(state)
+        digests = {
+            split: written_digests(self.folder, shard, self.layout.token_dtype)
+            for split, shard in state.open_shards.items()
+        }
         open_files = {f"{shard.name}.{suffix}" for shard in state.open_shards.values() for suffix in SUFFIXES}
         for path in self.folder.iterdir():
             name = path.name.removesuffix(".tmp")
@@ -256,10 +266,12 @@ class StoreWriter:
             name: entry for name, entry in state.files.items() if not name.startswith(f"{TOKENIZER_FOLDER}/")
         }
         for split, shard in state.open_shards.items():
-            self._open[split] = ShardWriter.resume(self.folder, shard, self.layout.token_dtype)
+            self._open[split] = ShardWriter.resume(
+                self.folder, shard, self.layout.token_dtype, digests[split]
+            )
 
     def _check_state(self, state: WriterState) -> None:
-        """Everything that could be wrong, before anything is cut or removed."""
+        """Everything that could be wrong but the content of open shards, before anything is cut or removed."""
         for name in ("vocab_size", "block_tokens", "shard_tokens"):
             before, now = getattr(state, name), getattr(self.layout, name)
             if before != now:
@@ -280,9 +292,6 @@ class StoreWriter:
             )
         for name in sorted(state.files.keys() - tokenizer_files):
             check_at_least(self.folder / name, state.files[name].bytes)
-        for shard in state.open_shards.values():
-            for suffix, num_bytes in shard.file_bytes(self.layout.token_dtype).items():
-                check_at_least(self.folder / f"{shard.name}.{suffix}", num_bytes)
 
 
 def report_bytes(report: dict[str, Any]) -> bytes:

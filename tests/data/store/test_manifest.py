@@ -171,9 +171,18 @@ def test_a_file_in_the_place_of_a_folder_is_refused(store_path: Path) -> None:
         (lambda m: m["files"].pop("tokenizer/tokenizer.json"), r"tokenizer\.json is not listed"),
         (lambda m: m["special_ids"].update(mask=100), "special id 100 is beyond the vocabulary of 100"),
         (lambda m: m.update(all_special_ids=[-1]), "special id -1"),
-        (lambda m: m.update(vocab_size="100"), "vocab_size"),
-        (lambda m: m.update(token_dtype="float16"), "token_dtype"),
-        (lambda m: m.update(more=1), "more"),
+        (
+            lambda m: m.update(vocab_size="100"),
+            "\"vocab_size\" is '100', where it should be a valid integer;",
+        ),
+        (
+            lambda m: m.update(token_dtype="float16"),
+            "\"token_dtype\" is 'float16', where it should be 'uint16' or 'uint32';",
+        ),
+        (lambda m: m.update(more=1), 'the key "more" is not known there;'),
+        (lambda m: m.pop("vocab_size"), 'manifest.json: the key "vocab_size" is missing;'),
+        (lambda m: m.update(block_tokens=0), '"block_tokens" is 0, where it should be greater than 0;'),
+        (lambda m: m.update(vocab_size="1" * 999), "is '1{79}\\.\\.\\., where"),
         (lambda m: m["files"]["report.json"].update(sha256="A" * 64), "sha256"),
     ],
 )

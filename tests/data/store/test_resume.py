@@ -180,6 +180,26 @@ def test_a_state_that_does_not_fit_is_refused_and_nothing_changes(
         StoreWriter.resume(tmp_path / "store", LAYOUT, interrupted)
 
 
+@pytest.mark.parametrize("suffix", ["tokens", "sentences", "documents", "words"])
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_a_byte_that_changed_meanwhile_is_found_and_nothing_changes(
+    interrupted: WriterState, tmp_path: Path, split: str, suffix: str
+) -> None:
+    folder = partial_path(tmp_path / "store")
+    path = folder / f"{interrupted.open_shards[split].name}.{suffix}"
+    content = path.read_bytes()
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:] + b"torn")
+    (folder / "train-00077.tokens").write_bytes(b"later")
+    before = contents_of(folder)
+    with pytest.raises(DataError, match=rf"{path.name} has changed: its first {len(content)} bytes.*without"):
+        StoreWriter.resume(tmp_path / "store", LAYOUT, interrupted)
+    assert contents_of(folder) == before
+    path.write_bytes(content + b"torn")
+    with StoreWriter.resume(tmp_path / "store", LAYOUT, interrupted) as writer:
+        writer.finish({})
+    assert verify_store(tmp_path / "store", full=True) == []
+
+
 @pytest.mark.parametrize(
     ("name", "layout"),
     [
@@ -210,6 +230,7 @@ def test_a_state_survives_json_and_a_damaged_one_is_named(interrupted: WriterSta
         json.dumps(raw | {"more": 1}),
         json.dumps({key: value for key, value in raw.items() if key != "files"}),
         content.replace('"pending_bits":"', '"pending_bits":"1'),
+        content.replace('"sha256":{"tokens"', '"sha256":{"token"'),
         content.replace("train-0", "../train-0"),
         content.replace('"block_starts":[[0,', '"block_starts":[[1,'),
     ):

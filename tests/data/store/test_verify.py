@@ -1,5 +1,6 @@
 """Verification against damage: every flipped bit is found, and the file that has it is named."""
 
+import errno
 import hashlib
 import os
 import random
@@ -140,3 +141,14 @@ def test_missing_and_truncated_files_are_all_named(merged_path: Path) -> None:
     assert len(problems) == 2
     assert any("train-00000.words cannot be read" in problem for problem in problems)
     assert any("heldout-00000.tokens has 1 bytes" in problem for problem in problems)
+
+
+def test_a_file_that_cannot_be_read_is_named_once(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("pretrain.data.store.verify.chunks_of", fail)
+    monkeypatch.setattr(np, "fromfile", fail)
+    problems = verify_store(store_path, full=True)
+    assert any("train-00000.blocks cannot be read: Input/output error." in problem for problem in problems)
+    assert len(problems) == len(set(problems))

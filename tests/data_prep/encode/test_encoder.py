@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from data_prep.clock import CpuClock
 from data_prep.encode.encoder import EncodedSentences, Encoder, nul_ended
+from data_prep.encode.kernels import PADDING
 from data_prep.encode.library import encode_sentences
 from data_prep.encode.resolving import Resolver
 from data_prep.sentences import split_sentences
@@ -52,7 +53,7 @@ def one_spaced(piece: str) -> str:
 
 
 def encode(encoder: Encoder, pieces: Sequence[str]) -> EncodedSentences:
-    return encoder.encode(nul_ended(list(pieces)), len(pieces), CpuClock())
+    return encoder.encode(nul_ended(list(pieces)) + bytes(PADDING), len(pieces), CpuClock())
 
 
 def check(subject: Subject, encoder: Encoder, pieces: Sequence[str]) -> EncodedSentences:

@@ -79,7 +79,8 @@ def test_an_end_of_document_beyond_the_vocabulary() -> None:
 
 @pytest.mark.parametrize("token", [20, 21, -1, 70_000])
 def test_an_id_outside_the_vocabulary_is_named(token: int) -> None:
-    with pytest.raises(DataError, match=rf"a\.bin has the id {token} in sequence 102, .* has 20"):
+    advice = "no token has a negative one: copy the file" if token < 0 else f".* has 20: .* --eod-id {token}"
+    with pytest.raises(DataError, match=rf"a\.bin has the id {token} in sequence 102, and .*{advice}"):
         clean([[[6], [CLS]], [[7, token]]])
 
 

@@ -113,7 +113,12 @@ DAMAGES: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
     "magic": (".idx", edited(0, b"X"), "does not begin with"),
     "older kind": (".idx", edited(0, b"TNTIDX\x00\x00"), "dataset-impl mmap"),
     "empty": (".idx", lambda content: b"", "does not begin with"),
-    "only a header": (".idx", lambda content: content[:20], "does not begin with"),
+    "only a header": (
+        ".idx",
+        lambda content: content[:20],
+        "ends early: it has 20 bytes, and the header alone has 34; copy",
+    ),
+    "not even the magic": (".idx", lambda content: content[:5], "ends early: it has 5 bytes"),
     "version": (".idx", edited(9, b"\x02"), "version 2"),
     "float": (".idx", edited(17, b"\x06"), "dtype code 6"),
     "no such dtype": (".idx", edited(17, b"\x63"), "dtype code 99"),

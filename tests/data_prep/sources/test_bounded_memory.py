@@ -20,7 +20,7 @@ def peak_kib():
     # The peak that `resource` knows began with the process that started this one.
     return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
 
-options = InputOptions(paths=(sys.argv[1],), text_column="text", on_bad_text="skip")
+options = InputOptions(paths=(sys.argv[1],), text_column=None if ".txt" in sys.argv[1] else "text", on_bad_text="skip")
 before = peak_kib()
 corpus, intake = open_files(options), Intake()
 size = 0

@@ -127,6 +127,7 @@ def test_the_description_says_what_was_read(tmp_path: Path) -> None:
         "formats": {"csv": 1, "text": 1},
         "compressions": {"gz": 1},
         "text_column": "body",
+        "delimiter": None,
         "ignored_files_by_suffix": {".pdf": 1},
     }
     assert read_corpus(corpus, options)[0] == ["one", "two"]

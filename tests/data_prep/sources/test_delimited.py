@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_prep.options import InputOptions
 from data_prep.sources import corpus, delimited
-from pretrain.errors import DataError
+from data_prep.sources.corpus import open_files
+from pretrain.errors import DataError, UsageError
 from tests.data_prep.sources.reading import read_files
 
 FIELD = st.text(st.sampled_from('ab",\t\n\r é😀 '), max_size=12)
@@ -66,12 +68,16 @@ def test_words_that_mean_missing_elsewhere_are_text(tmp_path: Path) -> None:
         ('id,text\n1,"two\nlines"\n2\n', r"a\.csv:4 has 1 fields where"),
         ('id,text\n1,"never closed\n2,two\n', r"a\.csv:3 is not valid CSV \(unexpected end of data\)"),
         ('id,text\n1,"closed" here\n', r"a\.csv:2 is not valid CSV"),
-        ("id,body\n1,x\n", r"a\.csv has no column 'text'; it has 'id', 'body'"),
+        (
+            "id,body\n1,x\n",
+            r"a\.csv has no column 'text'; its first line, cut at each comma, names 'id', 'body'",
+        ),
+        ("id,text,text\n1,x,y\n", r"a\.csv has several columns named 'text'"),
     ],
 )
 def test_broken_files_are_named(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "a.csv").write_text(content)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises((DataError, UsageError), match=message):
         read_files(tmp_path, text_column="text")
 
 
@@ -87,3 +93,51 @@ def test_invalid_utf8_is_named_by_its_row(tmp_path: Path) -> None:
 def test_files_without_rows(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.csv").write_text(content)
     assert read_files(tmp_path)[0] == []
+
+
+@pytest.mark.parametrize("named", [None, "body"])
+@pytest.mark.parametrize(
+    ("name", "delimiter", "found"),
+    [
+        ("a.csv", ",", None),
+        ("a.csv", ";", ";"),
+        ("a.csv", "\t", "\t"),
+        ("a.csv", "|", "|"),
+        ("a.tsv", "\t", None),
+        ("a.tsv", ",", ","),
+    ],
+)
+def test_the_delimiter_is_that_of_the_first_line(
+    tmp_path: Path, name: str, delimiter: str, found: str | None, named: str | None
+) -> None:
+    buffer = io.StringIO(newline="")
+    rows = [("", ""), ("id", "body"), ("1", 'one, "two"; three | four\tfive'), ("2", "six")]
+    csv.writer(buffer, delimiter=delimiter).writerows(rows[1:])
+    (tmp_path / "0.txt").write_text("plain")
+    (tmp_path / f"0-empty-{name}").write_text("\n")
+    (tmp_path / name).write_text("\n" + buffer.getvalue(), newline="")
+    opened = open_files(InputOptions(paths=(str(tmp_path),), text_column=named))
+    assert opened.describe()["delimiter"] == found
+    assert read_files(tmp_path, text_column=named)[0] == ["plain", rows[2][1], "six"]
+
+
+def test_what_may_separate_columns_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id;text|more\n1;x|y\n")
+    with pytest.raises(
+        UsageError, match=r"a\.csv: its first line has a semicolon and a bar.* a comma between"
+    ):
+        read_files(tmp_path)
+
+
+def test_a_single_column_may_hold_any_delimiter(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text\none; two\nthree | four\n")
+    assert read_files(tmp_path)[0] == ["one; two", "three | four"]
+
+
+def test_a_file_cut_otherwise_than_the_first_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id;text\n1;x\n")
+    (tmp_path / "b.csv").write_text("id,text\n1,x\n")
+    with pytest.raises(
+        DataError, match=r"b\.csv has no column 'text'; .*cut at each semicolon, names 'id,text'"
+    ):
+        read_files(tmp_path)

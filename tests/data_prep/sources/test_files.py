@@ -79,7 +79,7 @@ def test_a_file_that_changes_is_an_error(tmp_path: Path, change: str, when: str,
     content = {"a.txt": "Some words.\n\n", "a.jsonl": '{"text": "Some words."}\n', "a.csv": "text\n"}[name]
     path.write_text(content * 200_000)
     status = path.stat()
-    chunks = open_files(InputOptions(paths=(str(path),), text_column="text")).chunks(0)
+    chunks = open_files(InputOptions(paths=(str(path),))).chunks(0)
     if when == "meanwhile":
         next(chunks)
     if change == "grown":
