@@ -13,6 +13,8 @@ from pretrain.build import BackendName
 from tests.numerics.covering import Row, covering_array
 from tests.numerics.recipe import GLOBAL_BATCH, OptimizerName, Setting
 
+Offload = Literal["nothing", "optimizer", "everything"]
+
 AXES: dict[str, tuple[Any, ...]] = {
     "backend": ("deepspeed", "fsdp"),
     "stage": (0, 1, 2, 3),
@@ -38,6 +40,7 @@ class Cell:
     packing: bool = False
     optimizer: OptimizerName = "lamb"
     zero: tuple[tuple[str, int], ...] = ()  # more keys of the zero_optimization block
+    offload: Offload = "nothing"
     fp16: tuple[tuple[str, int], ...] = (("initial_scale_power", 10),)  # keys of its block, under fp16
 
     @classmethod
@@ -60,7 +63,16 @@ class Cell:
         every_second = "half" if self.checkpointing == 2 else self.checkpointing
         names = [self.backend, f"{self.stage}", self.precision, f"{self.ranks}x{self.accumulation}"]
         names += [f"recompute-{every_second}", "packed" if self.packing else "padded", self.optimizer]
-        return "-".join(names + [f"{key}={value}" for key, value in self.zero])
+        names += [f"{key}={value}" for key, value in self.zero]
+        return "-".join(names + [f"offload-{self.offload}"] * (self.offload != "nothing"))
+
+    @property
+    def zero_block(self) -> dict[str, Any]:
+        """The zero_optimization block of its ds_config."""
+        cpu = {"device": "cpu"}
+        offloaded = {"offload_optimizer": cpu} if self.offload != "nothing" else {}
+        offloaded |= {"offload_param": cpu} if self.offload == "everything" else {}
+        return {"stage": self.stage, **dict(self.zero), **offloaded}
 
 
 def is_possible(cell: Cell) -> bool:
