@@ -10,7 +10,8 @@ import torch
 
 from pretrain import comm
 from pretrain.backends.base import finished_step, make_loss_scaler
-from pretrain.build import BackendName, Request, engine_options
+from pretrain.backends.carried import BackendName
+from pretrain.build import Request, engine_options
 from pretrain.comm import Placement
 from pretrain.config import resolve
 from pretrain.errors import UsageError

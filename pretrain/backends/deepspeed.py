@@ -38,6 +38,7 @@ class DeepSpeedBackend:
         # for that factor, so there it is our optimizer that multiplies.
         self._loss_factor = 1 if options.precision == "fp16" else options.world_size
         self._stage = options.config.stage
+        self._offloads_optimizer = options.config.zero_optimization.offloads_optimizer
         named = list(model.encoder.named_parameters())
         weights = [parameter.detach() for _, parameter in named]
         self._engine, *_ = deepspeed.initialize(
@@ -107,17 +108,17 @@ class DeepSpeedBackend:
         self.refresh_weights()
 
     def _norm_before_sub_groups(self) -> torch.Tensor | None:
-        """Stage 3 steps one sub-group at a time, so with several the norm must be known before the first."""
-        if self._stage != 3 or len(self._layout.shards) == 1:
+        """Stage 3 steps one sub-group at a time, so with several the norm must be known before the first.
+
+        Offloaded gradients lie beside the master weights already, where our optimizer finds them all.
+        """
+        if self._stage != 3 or len(self._layout.shards) == 1 or self._offloads_optimizer:
             return None
         pieces: list[torch.Tensor] = []
         slices: list[Slice] = []
         for sub_group, shard in enumerate(self._layout.shards):
-            if shard.tensor.grad is not None:  # offloaded: it lies there already
-                flat = shard.tensor.grad
-            else:
-                parts = self._engine.optimizer.averaged_gradients[sub_group]
-                flat = torch.cat([part.flatten() for part in parts])
+            parts = self._engine.optimizer.averaged_gradients[sub_group]
+            flat = torch.cat([part.flatten() for part in parts])
             pieces += shard.views(flat.float())
             slices += shard.slices
         return self._layout.global_norm(pieces, slices)

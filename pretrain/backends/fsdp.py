@@ -159,9 +159,7 @@ def _module(block: FSDPModule) -> nn.Module:
     return block
 
 
-def _layout(
-    named: list[tuple[str, nn.Parameter]], mesh: DeviceMesh, device: torch.device
-) -> ShardLayout:
+def _layout(named: list[tuple[str, nn.Parameter]], mesh: DeviceMesh, device: torch.device) -> ShardLayout:
     """Every parameter is cut along its first axis as `torch.chunk` cuts it; a local piece is one slice."""
     shard_mesh = mesh["shard"] if mesh.ndim > 1 else mesh
     rank, ranks = shard_mesh.get_local_rank(), shard_mesh.size()

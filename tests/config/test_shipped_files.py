@@ -28,7 +28,7 @@ def leaf_keys(model: type[BaseModel]) -> list[str]:
 
 def test_what_is_shipped() -> None:
     names = {f"zero{stage}{precision}" for stage in range(4) for precision in ("", "_fp32", "_bf16", "_fp16")}
-    assert {path.stem for path in DS_CONFIGS} == names
+    assert {path.stem for path in DS_CONFIGS} == names | {"zero2_offload", "zero3_offload"}
     assert {path.stem for path in RECIPES} >= {
         "demo",
         "bert-base",
@@ -50,7 +50,7 @@ def test_every_recipe_goes_with_every_ds_config(recipe: Path, ds_config: Path, w
     )
     stage, _, precision = ds_config.stem.removeprefix("zero").partition("_")
     assert config.engine.stage == int(stage)
-    assert config.engine.bf16.enabled == {"": "auto", "bf16": True}.get(precision, False)
+    assert config.engine.bf16.enabled == {"": "auto", "offload": "auto", "bf16": True}.get(precision, False)
     assert config.engine.fp16.enabled == (precision == "fp16")
     micro_batch, accumulation = batch_cut(config, world_size)
     assert micro_batch * accumulation * world_size == config.recipe.train.global_batch

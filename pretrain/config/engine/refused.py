@@ -99,9 +99,11 @@ REFUSED_KEYS: Mapping[str, str] = MappingProxyType(
     }
 )  # fmt: skip
 
-_NEUTRAL: Mapping[str, float] = MappingProxyType({"gradient_predivide_factor": 1.0, "sequence_parallel_size": 1})
+_NEUTRAL: Mapping[str, float] = MappingProxyType(
+    {"gradient_predivide_factor": 1.0, "sequence_parallel_size": 1}
+)
 # What is on unless it says no: here `false` asks for something.
-_ON_BY_DEFAULT = frozenset(
+ON_BY_DEFAULT = frozenset(
     {
         "bf16.check_grad_overflow",
         "zero_optimization.compute_grad_norm",
@@ -126,7 +128,7 @@ def without_what_is_off(content: Mapping[str, Any], prefix: str = "") -> dict[st
 def _is_off(key: str, value: Any) -> bool:
     if key in _NEUTRAL and not isinstance(value, bool):
         return bool(value == _NEUTRAL[key])
-    return value is (key in _ON_BY_DEFAULT) or _nothing_is_on(value)
+    return value is (key in ON_BY_DEFAULT) or _nothing_is_on(value)
 
 
 def _nothing_is_on(value: Any) -> bool:
