@@ -47,11 +47,14 @@ def complaint(
     """
     known = list(known_keys(model))
     found: dict[str, tuple[str, str]] = {}  # of a key's problems the first: unions have one for each member
+    refused_types: set[str] = set()
     for problem in error.errors():
         key = _dotted(problem["loc"], known)
         where = place if isinstance(place, str) else _place_of(key, place)
         found.setdefault(key, (where, _sentence(problem, key, known, refused or {})))
-    found = {key: each for key, each in found.items() if not _is_of_refused_type(key, found)}
+        if key.endswith(".type") and problem["type"] != "missing":
+            refused_types.add(key)
+    found = {key: each for key, each in found.items() if _type_of(key) not in refused_types}
     if len(found) == 1:
         return UsageError(": ".join(*found.values()))
     places = {where for where, _ in found.values()}
@@ -76,10 +79,10 @@ def _sentence(problem: ErrorDetails, key: str, known: list[str], refused: Mappin
     return f"{subject}{value}: {message[:1].lower()}{message[1:]}."
 
 
-def _is_of_refused_type(key: str, found: Mapping[str, object]) -> bool:
-    """Whether it is a parameter of an optimizer or scheduler that is itself at fault."""
+def _type_of(key: str) -> str | None:
+    """The key that says what an optimizer or scheduler is, of one of its parameters."""
     block, params, _ = key.partition(".params.")
-    return bool(params) and f"{block}.type" in found
+    return f"{block}.type" if params else None
 
 
 def _shown(value: Any) -> str:

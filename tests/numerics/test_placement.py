@@ -40,7 +40,7 @@ def over_replicas(folder: Path, steps: int) -> tuple[Outcome, list[list[int]]]:
 
 def test_norms_summed_over_replicas_are_red(course_folder: Path, judge: Judge) -> None:
     """The sound course is a cell of the matrix. Neighbours are a group, as the ranks of a machine are."""
-    steps = 8
+    steps = 20
     found = run_ranks(over_replicas, 4, course_folder, steps, timeout=240.0)
     assert [place for _, place in found] == [[[0, 1], [0]], [[0, 1], [0]], [[2, 3], [1]], [[2, 3], [1]]]
     sound, course = judge(IN_GROUPS.setting(steps)), found[0][0]

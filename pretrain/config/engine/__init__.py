@@ -13,7 +13,7 @@ that DeepSpeed documents:
 from pretrain.config.engine.precision import Bf16, DataTypes, Fp16
 from pretrain.config.engine.recipe_owned import OPTIMIZER_TYPES, SCHEDULER_TYPES
 from pretrain.config.engine.refused import ON_BY_DEFAULT, REFUSED_KEYS
-from pretrain.config.engine.whole import ENGINE_KEYS_WITHOUT_EFFECT, EngineConfig
+from pretrain.config.engine.whole import ENGINE_KEYS_WITHOUT_EFFECT, OLD_NAMES, EngineConfig
 from pretrain.config.engine.zero import FSDP_HINTS, HINTS, NO_EFFECT, ZeroOptimization
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "FSDP_HINTS",
     "HINTS",
     "NO_EFFECT",
+    "OLD_NAMES",
     "ON_BY_DEFAULT",
     "OPTIMIZER_TYPES",
     "REFUSED_KEYS",

@@ -1,5 +1,6 @@
 """The ds_config as a whole."""
 
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -8,10 +9,20 @@ from pretrain.config.engine.block import Auto, Block, PositiveInt
 from pretrain.config.engine.precision import Bf16, DataTypes, Fp16
 from pretrain.config.engine.recipe_owned import OptimizerBlock, SchedulerBlock
 from pretrain.config.engine.refused import without_what_is_off
-from pretrain.config.engine.zero import ZeroOptimization
+from pretrain.config.engine.zero import OLD_OFFLOAD, OLD_PINNING, ZeroOptimization
 
 # Accepted, and without effect under either engine: the optimizer is this framework's own.
 ENGINE_KEYS_WITHOUT_EFFECT = frozenset({"zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer"})
+
+OLD_BF16 = "bfloat16"
+# Deprecated keys and those that they are read as.
+OLD_NAMES = MappingProxyType(
+    {
+        OLD_BF16: "bf16",
+        **{f"zero_optimization.{old}": f"zero_optimization.{new}" for old, new in OLD_OFFLOAD.items()},
+        f"zero_optimization.{OLD_PINNING}": "zero_optimization.offload_optimizer.pin_memory",
+    }
+)
 
 
 class EngineConfig(Block):
@@ -38,12 +49,12 @@ class EngineConfig(Block):
     def _by_todays_names(cls, content: Any) -> Any:
         if not isinstance(content, dict):
             return content
-        content = without_what_is_off(content)
-        if "bfloat16" in content:
+        content = dict(content)
+        if OLD_BF16 in content:
             if "bf16" in content:
-                raise ValueError("bfloat16 is the old name of bf16: keep one of them")
-            content["bf16"] = content.pop("bfloat16")
-        return content
+                raise ValueError(f"{OLD_BF16} is the old name of bf16: keep one of them")
+            content["bf16"] = content.pop(OLD_BF16)
+        return without_what_is_off(content)
 
     @field_validator("fp16")
     @classmethod

@@ -1,5 +1,6 @@
 """The `zero_optimization` block: what is sharded over which ranks, where it lies, and in which portions it moves."""
 
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -157,6 +158,9 @@ NO_EFFECT = frozenset(
         "load_from_fp32_weights",
     }
 )
+# Deprecated names, by DeepSpeed's own reading of them.
+OLD_OFFLOAD = MappingProxyType({"cpu_offload": "offload_optimizer", "cpu_offload_param": "offload_param"})
+OLD_PINNING = "cpu_offload_use_pin_memory"
 
 
 def _given(block: Block) -> dict[str, Any]:
@@ -172,10 +176,10 @@ def _given(block: Block) -> dict[str, Any]:
 
 
 def _without_old_offload(content: dict[str, Any]) -> dict[str, Any]:
-    """`cpu_offload`, `cpu_offload_param` and `cpu_offload_use_pin_memory` by what DeepSpeed reads them as."""
+    """The block with offload by its names of today."""
     content = dict(content)
-    pin = content.pop("cpu_offload_use_pin_memory", None)
-    for old, new in (("cpu_offload", "offload_optimizer"), ("cpu_offload_param", "offload_param")):
+    pin = content.pop(OLD_PINNING, None)
+    for old, new in OLD_OFFLOAD.items():
         if old not in content:
             continue
         if content.get(new) is not None:
