@@ -270,7 +270,7 @@ def initial_state(
     model: PretrainingModel,
 ) -> RunState:
     """The state before the first step, with all that the further course depends on."""
-    cuda = engine.device.type == "cuda"
+    cuda, zero = engine.device.type == "cuda", engine.config.zero_optimization
     return RunState(
         step=0,
         cursor=(BlendCursor.start(len(corpus.stores)) if corpus.is_blend else Cursor(0, 0, 0)).as_list(),
@@ -284,6 +284,8 @@ def initial_state(
         written_by={
             "backend": request.backend,
             "stage": engine.config.stage,
+            "shard_group": zero.shard_group,
+            "offload": zero.offloads_optimizer or zero.offloads_parameters,
             "ranks": engine.world_size,
             "micro_batch": engine.micro_batch,
             "accumulation": engine.accumulation,

@@ -2,15 +2,23 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import CPUOffloadPolicy
 
+from pretrain.backends import fsdp
+from pretrain.backends.carried import BackendName
+from pretrain.backends.deepspeed import engine_json
+from pretrain.config import EngineConfig
 from pretrain.data.store import TokenStore
 from tests.numerics.cells import Cell
 from tests.numerics.conftest import Judge
-from tests.numerics.courses import enter, make_backend, train_course
+from tests.numerics.courses import engine_options, enter, make_backend, train_course
 from tests.numerics.deviations import FP32_NORM, LOSS
 from tests.numerics.mutants import OverReplicas
 from tests.numerics.outcome import Outcome, relative
@@ -23,6 +31,7 @@ NO_DROPOUT = "model.dropout=0.0"
 FP32 = {"bf16": {"enabled": False}}
 CROSS_TOLERANCE = 1e-6
 IN_GROUPS = Cell("fsdp", 3, 4, zero=(("mics_shard_size", 2),))
+BACKENDS: tuple[BackendName, ...] = ("fsdp", "deepspeed")
 pytestmark = pytest.mark.slow
 
 
@@ -47,6 +56,81 @@ def test_norms_summed_over_replicas_are_red(course_folder: Path, judge: Judge) -
     assert relative(sound.grad_norms[:1], course.grad_norms[:1]) == pytest.approx(2**0.5 - 1, abs=1e-5)
     assert relative(sound.losses, course.losses) > 100 * LOSS["fp32"]
     assert relative(sound.grad_norms, course.grad_norms) > 100 * FP32_NORM
+
+
+SECOND = (("zero_hpz_partition_size", 2),)
+ONE_LAYER = 12_000  # elements; each of the two layers has some 10,000
+CUTS = {
+    "all ranks": Cell("fsdp", 3, 4),
+    "secondary": Cell("fsdp", 3, 4, zero=SECOND),
+    "kept": Cell("fsdp", 2, 4),
+    "offloaded": Cell("fsdp", 2, 4, offload="optimizer"),
+    "ahead": Cell("fsdp", 3, 4, zero=(("stage3_prefetch_bucket_size", ONE_LAYER),)),
+    "nothing ahead": Cell("fsdp", 3, 4, zero=(("stage3_prefetch_bucket_size", 100),)),
+}
+
+
+def facts(folder: Path) -> dict[str, dict[str, Any]]:
+    """On a rank: of the first layer under each of `CUTS`, what FSDP was told."""
+    enter()
+    store = TokenStore.open(folder / "store")
+    found = {}
+    for name, cell in CUTS.items():
+        backend: Any = make_backend(cell, store, folder)
+        layers = [layer._get_fsdp_state() for layer in backend._model.blocks()]
+        (group,) = layers[0]._fsdp_param_groups
+        found[name] = {
+            "group between the passes": getattr(group.post_forward_mesh_info, "shard_mesh_size", None),
+            "offloads": isinstance(group.offload_policy, CPUOffloadPolicy),
+            "ahead": [
+                [layers.index(each) for each in ahead]
+                for ahead in (layers[0]._states_to_forward_prefetch, layers[1]._states_to_backward_prefetch)
+            ],
+        }
+    return found
+
+
+def test_fsdp_is_told_what_the_ds_config_says(course_folder: Path) -> None:
+    """Results do not show it: on a CPU all of it is the same."""
+    found = run_ranks(facts, 4, course_folder, timeout=240.0)[0]
+    between = {name: each["group between the passes"] for name, each in found.items()}
+    expected = {
+        "all ranks": 4,
+        "secondary": 2,
+        "kept": None,
+        "offloaded": None,
+        "ahead": 4,
+        "nothing ahead": 4,
+    }
+    assert between == expected
+    assert [name for name, each in found.items() if each["offloads"]] == ["offloaded"]
+    assert found["ahead"]["ahead"] == [[1], [0]]
+    assert found["nothing ahead"]["ahead"] == [[0], [1]]  # of itself, which is there
+    assert found["all ranks"]["ahead"] == [[], []]  # FSDP's own way
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("pin", [None, True, False])
+def test_memory_is_pinned_for_a_gpu_alone(device: str, pin: bool | None) -> None:
+    said = {} if pin is None else {"pin_memory": pin}
+    zero = {
+        "stage": 3,
+        "offload_optimizer": {"device": "cpu", "nvme_path": "/local_nvme", "buffer_count": 4, **said},
+        "offload_param": {"device": "cpu"},
+        "load_from_fp32_weights": True,
+    }
+    config = EngineConfig.model_validate({"zero_optimization": zero})
+    options = replace(engine_options(Cell("fsdp", 3)), config=config, device=torch.device(device))
+    pinned = device == "cuda" and pin is not False
+    policy = fsdp._offload_policy(options)
+    assert isinstance(policy, CPUOffloadPolicy) and policy.pin_memory == pinned
+    told = {"device": "cpu", "pin_memory": pinned}
+    assert engine_json(options)["zero_optimization"] == {
+        "stage": 3,
+        "sub_group_size": 1_000_000_000,
+        "offload_optimizer": told,
+        "offload_param": told,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +165,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Start(path / "groups", "deepspeed", "zero3_offload", (NO_DROPOUT,)),
     ]
     assert two_ranks(second) == [Ending(0)] * 3
+    (path / "second.json").write_text(json.dumps({"zero_optimization": {"stage": 3, **dict(SECOND)}, **FP32}))
+    third = [Start(path / f"{backend}-second", backend, "second", (NO_DROPOUT,)) for backend in BACKENDS]
+    for each in third:
+        shutil.copytree(path / "groups-saved", each.output)
+    assert run_ranks(start, 4, path, third, timeout=300.0)[0] == [Ending(0)] * 2
     return path
 
 
-@pytest.mark.parametrize("run", ["groups", "fsdp-offload", "deepspeed-offload"])
+@pytest.mark.parametrize(
+    "run", ["groups", "fsdp-offload", "deepspeed-offload", "fsdp-second", "deepspeed-second"]
+)
 def test_goes_on_elsewhere_as_if_nothing_had_moved(folder: Path, run: str) -> None:
     whole, moved = records(folder / "whole"), records(folder / run)
     assert [record["cursor"] for record in moved] == [record["cursor"] for record in whole]
@@ -96,6 +187,7 @@ def test_goes_on_elsewhere_as_if_nothing_had_moved(folder: Path, run: str) -> No
 
 def test_one_replica_writes_the_checkpoint(folder: Path) -> None:
     path, manifest = newest(folder / "groups-saved")
-    assert manifest.state.written_by["ranks"] == 4
+    written = manifest.state.written_by
+    assert (written["ranks"], written["shard_group"], written["offload"]) == (4, 2, False)
     assert [file.name for file in manifest.files] == ["rank-00000.safetensors", "rank-00001.safetensors"]
     assert sorted(file.name for file in path.glob("rank-*")) == [file.name for file in manifest.files]
