@@ -34,7 +34,16 @@ def losses(folder: Path, backend: str, ds_config: str, zero: dict[str, Any]) -> 
     path = folder / f"{output.name}.json"
     path.write_text(json.dumps(content))
     model = f"model.config={folder / 'model.json'}"
-    options = ["--data", folder / "store", "--output", output, "--backend", backend, "--ds_config", path]
+    options: list[str | Path] = [
+        "--data",
+        folder / "store",
+        "--output",
+        output,
+        "--backend",
+        backend,
+        "--ds_config",
+        path,
+    ]
     command = [sys.executable, LAUNCH, *options, *TINY_RUN, model, "model.dropout=0.0"]
     result = run_command(command, cwd=folder, timeout=300)
     assert result.returncode == 0, result.stderr
