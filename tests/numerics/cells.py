@@ -100,7 +100,13 @@ def special() -> list[Cell]:
         Cell("deepspeed", 3, zero=sub_groups, offload="everything", packing=True),
         Cell("deepspeed", 3, 4, zero=second),
         Cell("deepspeed", 1, precision="bf16", offload="optimizer"),
-        Cell("deepspeed", 2, offload="optimizer"),
+        # DeepSpeed must not be told of the first: its own tables do not follow.
+        Cell(
+            "deepspeed",
+            2,
+            offload="optimizer",
+            zero=(("round_robin_gradients", True), ("overlap_comm", True)),
+        ),
         Cell("deepspeed", 3, precision="bf16", offload="everything"),
         Cell("fsdp", 1, 4, zero=groups, packing=True),
         Cell("fsdp", 2, 4, "bf16", zero=groups, offload="optimizer"),

@@ -68,6 +68,7 @@ REFUSED_KEYS: Mapping[str, str] = MappingProxyType(
         "zero_optimization.compute_grad_norm": "leave it out: the norm is the optimizer's own",
         "zero_optimization.override_module_apply": "leave it out: the model is built before it is cut",
         "zero_optimization.enable_sanity_checks": "leave it out",
+        "zero_optimization.stage3_module_granularity_threshold": "leave it out: layers are what is gathered",
         "zero_optimization.leaf_module": "leave it out: a layer is gathered whole",
         "zero_optimization.save_muon_momentum_buffer_in_memory": _OWN_OPTIMIZER,
         "aio": "leave it out: it serves NVMe offload, which is not carried",
@@ -100,7 +101,11 @@ REFUSED_KEYS: Mapping[str, str] = MappingProxyType(
 )  # fmt: skip
 
 _NEUTRAL: Mapping[str, float] = MappingProxyType(
-    {"gradient_predivide_factor": 1.0, "sequence_parallel_size": 1}
+    {
+        "gradient_predivide_factor": 1.0,
+        "sequence_parallel_size": 1,
+        "zero_optimization.stage3_module_granularity_threshold": 0,
+    }
 )
 # What is on unless it says no: here `false` asks for something.
 ON_BY_DEFAULT = frozenset(
