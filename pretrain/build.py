@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import torch
 
-from pretrain import comm
-from pretrain.backends.base import Backend, EngineOptions, Precision
+from pretrain.backends.base import Backend, EngineOptions
+from pretrain.backends.carried import BackendName, check_carried, choose_precision
 from pretrain.checkpoint import RunState, SavedStore
 from pretrain.comm import Placement
 from pretrain.config import Recipe, RunConfig, batch_cut
@@ -39,7 +39,6 @@ from pretrain.optim import (
     scaled_lr,
 )
 
-BackendName = Literal["deepspeed", "fsdp"]
 MEASURED_ROWS = 4096  # of which the samples are counted, at most
 
 
@@ -60,25 +59,10 @@ def engine_options(request: Request) -> EngineOptions:
     """Precision and batch cut of this run. Raises UsageError where they cannot be honoured."""
     config = request.config
     micro_batch, accumulation = batch_cut(config, request.place.world_size)
-    precision = _precision(request)
-    return EngineOptions(
-        config.engine, precision, micro_batch, accumulation, request.place.world_size, request.device
-    )
-
-
-def _precision(request: Request) -> Precision:
-    """What the ds_config says; bf16 is "auto" only where fp16 is not asked for."""
-    engine, device = request.config.engine, request.device
-    if engine.fp16.enabled is True:
-        if request.backend == "deepspeed" and not comm.has_native_fp16(device):
-            raise UsageError(
-                f"fp16.enabled is true in the ds_config, but DeepSpeed refuses fp16 on this {device.type} device, "
-                "which has no fp16 arithmetic: use bf16 or fp32 there, or --backend fsdp."
-            )
-        return "fp16"
-    enabled = engine.bf16.enabled
-    bf16 = comm.has_fast_bf16(device) if enabled == "auto" else enabled
-    return "bf16" if bf16 else "fp32"
+    engine, ranks, device = config.engine, request.place.world_size, request.device
+    check_carried(engine, request.backend, ranks)
+    precision = choose_precision(engine, request.backend, device)
+    return EngineOptions(engine, precision, micro_batch, accumulation, ranks, device)
 
 
 def sampling_options(recipe: Recipe) -> SamplingOptions:
@@ -286,7 +270,7 @@ def initial_state(
     model: PretrainingModel,
 ) -> RunState:
     """The state before the first step, with all that the further course depends on."""
-    cuda = engine.device.type == "cuda"
+    cuda, zero = engine.device.type == "cuda", engine.config.zero_optimization
     return RunState(
         step=0,
         cursor=(BlendCursor.start(len(corpus.stores)) if corpus.is_blend else Cursor(0, 0, 0)).as_list(),
@@ -300,6 +284,8 @@ def initial_state(
         written_by={
             "backend": request.backend,
             "stage": engine.config.stage,
+            "shard_group": zero.shard_group,
+            "offload": zero.offloads_optimizer or zero.offloads_parameters,
             "ranks": engine.world_size,
             "micro_batch": engine.micro_batch,
             "accumulation": engine.accumulation,

@@ -65,13 +65,15 @@ class ShardLayout:
 
     `group` spans the ranks that together hold every parameter once; None says that this rank holds them
     all. Replicas of that set are counted by `replica`: norms are never summed over replicas, and replica 0
-    writes the checkpoint.
+    writes the checkpoint. `group_device` is where the group exchanges: shards may be offloaded to the CPU while
+    NCCL reaches GPUs alone. None: where the shards lie.
     """
 
     parameters: tuple[ParameterInfo, ...]
     shards: tuple[Shard, ...]
     group: dist.ProcessGroup | None = None
     replica: int = 0
+    group_device: torch.device | None = None
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +82,10 @@ class ShardLayout:
     def sum_over_group(self, table: torch.Tensor) -> torch.Tensor:
         """Adds `table` over the ranks that hold the other slices, in place."""
         if self.group is not None and dist.get_world_size(self.group) > 1:
-            dist.all_reduce(table, group=self.group)
+            exchanged = table.to(self.group_device or table.device)
+            dist.all_reduce(exchanged, group=self.group)
+            if exchanged is not table:
+                table.copy_(exchanged)
         return table
 
     def partial_squared_norms(self, pieces: Sequence[torch.Tensor], slices: Sequence[Slice]) -> torch.Tensor:

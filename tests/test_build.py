@@ -10,9 +10,10 @@ import torch
 
 from pretrain import comm
 from pretrain.backends.base import finished_step, make_loss_scaler
-from pretrain.build import BackendName, Request, engine_options
+from pretrain.backends.carried import BackendName, check_carried
+from pretrain.build import Request, engine_options
 from pretrain.comm import Placement
-from pretrain.config import resolve
+from pretrain.config import EngineConfig, resolve
 from pretrain.errors import UsageError
 from pretrain.optim import Skip
 from tests.worlds import ROOT
@@ -64,6 +65,38 @@ def test_deepspeed_has_fp16_only_where_the_device_does(
         engine_options(asked)
     monkeypatch.setattr(comm, "has_native_fp16", lambda on: True)
     assert engine_options(asked).precision == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("zero", "backend", "ranks", "complaint"),
+    [
+        ({"stage": 3, "mics_shard_size": 2}, "deepspeed", 4, "which has removed it: use --backend fsdp"),
+        ({"stage": 3, "mics_shard_size": 3}, "fsdp", 4, "4 ranks do not divide into groups of 3"),
+        ({"stage": 3, "mics_shard_size": 8}, "fsdp", 4, "4 ranks do not divide into groups of 8"),
+        ({"stage": 3, "zero_hpz_partition_size": 3}, "fsdp", 4, "zero_hpz_partition_size is 3"),
+        ({"stage": 3, "zero_hpz_partition_size": 3}, "deepspeed", 4, "zero_hpz_partition_size is 3"),
+        ({"stage": 3, "zero_hpz_partition_size": 2}, "deepspeed", 4, None),
+        ({"stage": 1, "mics_shard_size": 2}, "fsdp", 4, None),
+        ({"stage": 3, "mics_shard_size": -1}, "deepspeed", 4, None),
+        ({"stage": 0}, "fsdp", 3, None),
+    ],
+)
+def test_what_a_backend_cannot_carry_is_refused(
+    zero: dict[str, Any], backend: BackendName, ranks: int, complaint: str | None
+) -> None:
+    engine = EngineConfig.model_validate({"zero_optimization": zero})
+    if complaint is None:
+        check_carried(engine, backend, ranks)
+        return
+    with pytest.raises(UsageError) as error:
+        check_carried(engine, backend, ranks)
+    assert str(error.value).startswith("ds_config: zero_optimization.") and complaint in str(error.value)
+
+
+def test_all_that_a_backend_cannot_carry_is_in_one_message(tmp_path: Path) -> None:
+    asked = request(tmp_path, "deepspeed", {"zero_optimization": {"stage": 3, "mics_shard_size": 2}})
+    with pytest.raises(UsageError, match=r"removed it.*; ds_config: .*1 ranks do not divide"):
+        engine_options(asked)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from deepspeed.utils import logger as deepspeed_logger
 
 from pretrain.backends.base import EngineOptions, LossWeights, StepResult, finished_step, make_loss_scaler
 from pretrain.backends.zero_layout import zero_layout
+from pretrain.config.engine import NO_EFFECT
 from pretrain.model.encoder import ModelInput, PretrainingModel
 from pretrain.optim import LossScaler, ShardedOptimizer
 from pretrain.sharding import ShardLayout, Slice
@@ -37,6 +38,7 @@ class DeepSpeedBackend:
         # for that factor, so there it is our optimizer that multiplies.
         self._loss_factor = 1 if options.precision == "fp16" else options.world_size
         self._stage = options.config.stage
+        self._offloads_optimizer = options.config.zero_optimization.offloads_optimizer
         named = list(model.encoder.named_parameters())
         weights = [parameter.detach() for _, parameter in named]
         self._engine, *_ = deepspeed.initialize(
@@ -45,7 +47,7 @@ class DeepSpeedBackend:
         # Stage 0 under fp16 autocast comes with a scaler of torch's.
         self._engine.torch_autocast_z0_gradscaler = None
         self._optimizer = optimizer
-        self._layout = zero_layout(self._engine, named, self._stage)
+        self._layout = zero_layout(self._engine, named, self._stage, options.device)
         optimizer.bind(self._layout)
         if options.precision != "fp32" and self._stage > 0:
             self._set_masters(weights)
@@ -108,15 +110,17 @@ class DeepSpeedBackend:
         self.refresh_weights()
 
     def _norm_before_sub_groups(self) -> torch.Tensor | None:
-        """Stage 3 steps one sub-group at a time, so with several the norm must be known before the first."""
-        if self._stage != 3 or len(self._layout.shards) == 1:
+        """Stage 3 steps one sub-group at a time, so with several the norm must be known before the first.
+
+        Offloaded gradients lie beside the master weights already, where our optimizer finds them all.
+        """
+        if self._stage != 3 or len(self._layout.shards) == 1 or self._offloads_optimizer:
             return None
         pieces: list[torch.Tensor] = []
         slices: list[Slice] = []
         for sub_group, shard in enumerate(self._layout.shards):
-            flat = torch.cat(
-                [piece.flatten() for piece in self._engine.optimizer.averaged_gradients[sub_group]]
-            )
+            parts = self._engine.optimizer.averaged_gradients[sub_group]
+            flat = torch.cat([part.flatten() for part in parts])
             pieces += shard.views(flat.float())
             slices += shard.slices
         return self._layout.global_norm(pieces, slices)
@@ -129,14 +133,12 @@ def engine_json(options: EngineOptions) -> dict[str, Any]:
     """
     config, stage = options.config, options.config.stage
     bf16, fp16 = options.precision == "bf16", options.precision == "fp16"
-    zero = config.zero_optimization.given() | {"stage": stage}
-    zero.setdefault("sub_group_size", 1_000_000_000)
     return {
         "train_batch_size": options.micro_batch * options.accumulation * options.world_size,
         "train_micro_batch_size_per_gpu": options.micro_batch,
         "gradient_accumulation_steps": options.accumulation,
         "gradient_clipping": 0.0,
-        "zero_optimization": zero,
+        "zero_optimization": _zero_json(options),
         "bf16": {"enabled": bf16 and stage > 0},
         "fp16": {"enabled": fp16 and stage > 0, "loss_scale": 1.0},
         # Stage 0 has no fp32 master weights of its own: fp32 parameters under autocast are the masters.
@@ -151,3 +153,19 @@ def engine_json(options: EngineOptions) -> dict[str, Any]:
         "steps_per_print": config.steps_per_print if isinstance(config.steps_per_print, int) else None,
         "wall_clock_breakdown": config.wall_clock_breakdown,
     }
+
+
+def _zero_json(options: EngineOptions) -> dict[str, Any]:
+    """The user's ZeRO block as DeepSpeed gets it."""
+    block = options.config.zero_optimization
+    zero = {name: value for name, value in block.given().items() if name not in NO_EFFECT}
+    zero |= {"stage": block.stage}
+    zero.setdefault("sub_group_size", 1_000_000_000)
+    for name in ("offload_optimizer", "offload_param"):
+        if zero.get(name, {}).get("device") == "cpu":
+            # NVMe's keys have nothing to do beside it.
+            zero[name] = {"device": "cpu", "pin_memory": block.pins_memory and options.device.type != "cpu"}
+        else:
+            zero.pop(name, None)
+    zero.pop("mics_shard_size", None)
+    return zero

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from pretrain.config.belonging import check_belonging
 from pretrain.config.complaints import complaint
 from pretrain.config.engine import (
-    DEEPSPEED_HINTS,
+    FSDP_HINTS,
+    HINTS,
     OPTIMIZER_TYPES,
     REFUSED_KEYS,
     SCHEDULER_TYPES,
@@ -51,7 +52,7 @@ class RunConfig:
     def unused_hints(self) -> list[str]:
         """Keys of the ds_config that speak to DeepSpeed alone and change no result."""
         given = self.engine.zero_optimization.given()
-        return [f"zero_optimization.{name}" for name in DEEPSPEED_HINTS if name in given]
+        return [f"zero_optimization.{name}" for name in HINTS if name in given and name not in FSDP_HINTS]
 
 
 def resolve(

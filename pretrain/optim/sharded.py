@@ -104,8 +104,11 @@ class ShardedOptimizer(torch.optim.Optimizer):
         pending = self._pending
         if pending is None:
             raise RuntimeError("An engine called step() outside begin() and finish().")
+        # Offloaded sub-groups have their gradients all at once, and the first of as many calls steps them all.
         ready = [
-            (i, s) for i, s in enumerate(self.layout.shards) if s.tensor.grad is not None or not s.slices
+            (i, s)
+            for i, s in enumerate(self.layout.shards)
+            if i not in pending.stepped and (s.tensor.grad is not None or not s.slices)
         ]
         shards = [shard for _, shard in ready]
         slices = [piece for shard in shards for piece in shard.slices]

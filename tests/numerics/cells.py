@@ -9,9 +9,11 @@ from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
 from pretrain.backends.base import Precision
-from pretrain.build import BackendName
+from pretrain.backends.carried import BackendName
 from tests.numerics.covering import Row, covering_array
 from tests.numerics.recipe import GLOBAL_BATCH, OptimizerName, Setting
+
+Offload = Literal["nothing", "optimizer", "everything"]
 
 AXES: dict[str, tuple[Any, ...]] = {
     "backend": ("deepspeed", "fsdp"),
@@ -38,6 +40,7 @@ class Cell:
     packing: bool = False
     optimizer: OptimizerName = "lamb"
     zero: tuple[tuple[str, int], ...] = ()  # more keys of the zero_optimization block
+    offload: Offload = "nothing"
     fp16: tuple[tuple[str, int], ...] = (("initial_scale_power", 10),)  # keys of its block, under fp16
 
     @classmethod
@@ -60,7 +63,16 @@ class Cell:
         every_second = "half" if self.checkpointing == 2 else self.checkpointing
         names = [self.backend, f"{self.stage}", self.precision, f"{self.ranks}x{self.accumulation}"]
         names += [f"recompute-{every_second}", "packed" if self.packing else "padded", self.optimizer]
-        return "-".join(names + [f"{key}={value}" for key, value in self.zero])
+        names += [f"{key}={value}" for key, value in self.zero]
+        return "-".join(names + [f"offload-{self.offload}"] * (self.offload != "nothing"))
+
+    @property
+    def zero_block(self) -> dict[str, Any]:
+        """The zero_optimization block of its ds_config."""
+        cpu = {"device": "cpu"}
+        offloaded = {"offload_optimizer": cpu} if self.offload != "nothing" else {}
+        offloaded |= {"offload_param": cpu} if self.offload == "everything" else {}
+        return {"stage": self.stage, **dict(self.zero), **offloaded}
 
 
 def is_possible(cell: Cell) -> bool:
@@ -76,6 +88,36 @@ def sample() -> list[Cell]:
 def matrix() -> list[Cell]:
     """Cells that hold every triple of values; the first are `sample`."""
     return [Cell.of(row) for row in _rows(3, begin_with=_rows(2))]
+
+
+def special() -> list[Cell]:
+    """What is no axis, because few engines and stages have it: sub-groups, groups of ranks, offload, prefetching."""
+    # Small sub-groups make ZeRO-3 call the optimizer several times a step; few parameters stay gathered.
+    sub_groups = (("sub_group_size", 5000), ("stage3_param_persistence_threshold", 100))
+    groups, second = (("mics_shard_size", 2),), (("zero_hpz_partition_size", 2),)
+    return [
+        Cell("deepspeed", 3, zero=sub_groups),
+        Cell("deepspeed", 3, zero=sub_groups, offload="everything", packing=True),
+        Cell("deepspeed", 3, 4, zero=second),
+        Cell("deepspeed", 1, precision="bf16", offload="optimizer"),
+        # DeepSpeed must not be told of the first: its own tables do not follow.
+        Cell(
+            "deepspeed",
+            2,
+            offload="optimizer",
+            zero=(("round_robin_gradients", True), ("overlap_comm", True)),
+        ),
+        Cell("deepspeed", 3, precision="bf16", offload="everything"),
+        Cell("fsdp", 1, 4, zero=groups, packing=True),
+        Cell("fsdp", 2, 4, "bf16", zero=groups, offload="optimizer"),
+        Cell("fsdp", 3, 4, zero=groups, optimizer="adamw"),
+        Cell("fsdp", 3, 4, zero=groups),
+        Cell("fsdp", 3, 4, zero=second, packing=True),
+        Cell("fsdp", 2, offload="optimizer"),
+        Cell("fsdp", 3, offload="everything", checkpointing="full"),
+        Cell("fsdp", 3, zero=(("stage3_prefetch_bucket_size", 50_000),)),
+        Cell("fsdp", 3, zero=(("stage3_prefetch_bucket_size", 0),)),
+    ]
 
 
 def _rows(strength: int, begin_with: list[Row] | None = None) -> list[Row]:

@@ -52,7 +52,7 @@ def courses_of(folder: Path, cells: list[Cell], steps: int) -> list[Outcome]:
     outcomes = []
     for cell in cells:
         backend = make_backend(cell, store, folder)
-        assert len(backend.layout.shards) > 1 or not cell.zero, "no sub-groups"
+        assert len(backend.layout.shards) > 1 or "sub_group_size" not in dict(cell.zero), "no sub-groups"
         outcomes.append(train_course(backend, store, cell, steps))
     return outcomes
 
@@ -80,10 +80,9 @@ def make_backend(cell: Cell, store: TokenStore, folder: Path) -> Backend:
 
 
 def engine_options(cell: Cell) -> EngineOptions:
-    zero = {"stage": cell.stage, **dict(cell.zero)}
     fp16 = {"enabled": True, **dict(cell.fp16)} if cell.precision == "fp16" else {}
     return EngineOptions(
-        EngineConfig.model_validate({"zero_optimization": zero, "fp16": fp16}),
+        EngineConfig.model_validate({"zero_optimization": cell.zero_block, "fp16": fp16}),
         cell.precision,
         cell.micro_batch,
         cell.accumulation,

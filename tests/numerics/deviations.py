@@ -39,6 +39,7 @@ def write_results(
         {
             **dict(zip(AXES, cell.row, strict=True)),
             "zero": dict(cell.zero),
+            "offload": cell.offload,
             "from_float32": _as_json(found.from_single),
             "from_float64": _as_json(found.from_double),
         }

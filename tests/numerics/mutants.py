@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pretrain.backends.base import Backend, LossWeights, StepResult
+from pretrain.backends.carried import BackendName
 from pretrain.backends.deepspeed import DeepSpeedBackend
-from pretrain.build import BackendName
 from pretrain.data.batches import Batch
 from pretrain.data.store import TokenStore
 from pretrain.optim import LossScaler, ShardedOptimizer

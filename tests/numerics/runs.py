@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 
 from pretrain import comm
-from pretrain.build import BackendName, Request
+from pretrain.backends.carried import BackendName
+from pretrain.build import Request
 from pretrain.checkpoint import CheckpointManifest, find_checkpoint
 from pretrain.comm import Placement
 from pretrain.config import resolve

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.build import BackendName
+from pretrain.backends.carried import BackendName
 from tests.numerics.outcome import relative
 from tests.numerics.runs import Ending, Start, newest, prepare, records, start
 from tests.worlds import run_ranks

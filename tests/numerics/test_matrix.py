@@ -25,10 +25,6 @@ from tests.numerics.recipe import GLOBAL_BATCH, MAX_GRAD_NORM, SEED, OptimizerNa
 
 SECONDS_PER_WORLD = {False: 300.0, True: 1800.0}
 STEPS = {False: 20, True: 50}
-# Small sub-groups make ZeRO-3 call the optimizer several times a step; few parameters stay gathered.
-SUB_GROUPS = Cell(
-    "deepspeed", 3, zero=(("sub_group_size", 5000), ("stage3_param_persistence_threshold", 100))
-)
 SETTINGS: list[tuple[OptimizerName, bool]] = [
     (optimizer, packing) for optimizer in ("lamb", "adamw") for packing in (True, False)
 ]
@@ -36,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 
 def all_cells(in_full: bool) -> list[Cell]:
-    return [*(cells.matrix() if in_full else cells.sample()), SUB_GROUPS]
+    return [*(cells.matrix() if in_full else cells.sample()), *cells.special()]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -92,6 +92,23 @@ def test_steps_of_one_sub_group_at_a_time() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("rule", RULES, ids=["lamb", "lamb-nvidia", "adamw", "sgd"])
+def test_offloaded_sub_groups_are_stepped_once(rule: Rule) -> None:
+    """As ZeRO-3 steps with offload: all shards have a gradient, and `step` is called once for each of them."""
+    once, often = start(cut_layout((700,), 2), rule), start(cut_layout((700,), 2), rule)
+    for seed in (1, 2):
+        expected = once.step(draw(seed, 2.0), LR)
+        often.scatter(draw(seed, 2.0), "grad")
+        often.optimizer.begin(LR)
+        for _ in often.layout.shards:
+            often.optimizer.step()
+        assert len(often.layout.shards) > 1
+        assert often.optimizer.finish() == expected
+    assert often.optimizer.parameter_figures() == once.optimizer.parameter_figures()
+    for ours, theirs in zip(often.gather(), once.gather(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "torch"])
 @pytest.mark.parametrize("told", [False, True], ids=["own norm", "told"])
 @pytest.mark.parametrize("rule", RULES, ids=["lamb", "lamb-nvidia", "adamw", "sgd"])

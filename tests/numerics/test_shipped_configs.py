@@ -1,0 +1,69 @@
+"""Every shipped ds_config gives the same curve under DeepSpeed and under FSDP."""
+
+import shutil
+from math import isfinite
+from pathlib import Path
+
+import pytest
+import torch
+
+from pretrain import comm
+from pretrain.backends.carried import BackendName
+from tests.numerics.deviations import LOSS
+from tests.numerics.outcome import relative
+from tests.numerics.runs import Start, prepare, records, start
+from tests.worlds import ROOT, run_ranks
+
+NAMES = sorted(path.stem for path in (ROOT / "ds_configs").glob("*.json"))
+STEPS = 6
+OVERRIDES = (f"train.steps={STEPS}", "schedule.warmup=2", "model.dropout=0.0", f"checkpoint.every={STEPS}")
+BACKENDS: tuple[BackendName, ...] = ("fsdp", "deepspeed")
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.slow
+
+
+def precision(name: str) -> str:
+    """What this machine makes of a config of this name."""
+    said = name.rpartition("_")[2]
+    if said in ("fp32", "bf16", "fp16"):
+        return said
+    return "bf16" if comm.has_fast_bf16(CPU) else "fp32"
+
+
+def is_possible(backend: str, name: str) -> bool:
+    return backend == "fsdp" or precision(name) != "fp16" or comm.has_native_fp16(CPU)
+
+
+def in_one_process(name: str) -> tuple[bool, bool]:
+    """Stage 0 in half precision leaves autocast switched on, stage 3 a linear layer of its own."""
+    return name.startswith("zero0") and precision(name) != "fp32", name.startswith("zero3")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("shipped")
+    prepare(path)
+    for name in NAMES:
+        shutil.copyfile(ROOT / "ds_configs" / f"{name}.json", path / f"{name}.json")
+    for backend in BACKENDS:
+        names = sorted(filter(lambda name: is_possible(backend, name), NAMES), key=in_one_process)
+        starts = [Start(path / f"{backend}-{name}", backend, name, OVERRIDES, "never") for name in names]
+        endings = run_ranks(start, 2, path, starts, timeout=600.0)[0]
+        assert {ending.exit_code for ending in endings} == {0}, endings
+    return path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_engines_have_the_same_curve(folder: Path, name: str) -> None:
+    curves = [
+        [record["loss"] for record in records(folder / f"{backend}-{name}")]
+        for backend in BACKENDS
+        if is_possible(backend, name)
+    ]
+    assert {len(curve) for curve in curves} == {STEPS}
+    assert all(isfinite(loss) for curve in curves for loss in curve)
+    if len(curves) == 1:  # DeepSpeed has no fp16 here: FSDP alone, beside itself in fp32
+        curves.append([record["loss"] for record in records(folder / "fsdp-zero0_fp32")])
+    found = relative(*curves)
+    print(f"{found:.1e}")
+    assert found < (LOSS["fp32"] if precision(name) == "fp32" else LOSS["bf16"])
