@@ -6,7 +6,6 @@ With `run`, which puts them to work, the only module that knows every room.
 import platform
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,12 +30,9 @@ from pretrain.optim import (
     AdamWOptions,
     LambOptions,
     Rule,
-    RunLength,
-    Schedule,
     SgdOptions,
     ShardedOptimizer,
     SpikeRule,
-    scaled_lr,
 )
 
 BackendName = Literal["deepspeed", "fsdp"]
@@ -60,10 +56,14 @@ def engine_options(request: Request) -> EngineOptions:
     """Precision and batch cut of this run. Raises UsageError where they cannot be honoured."""
     config = request.config
     micro_batch, accumulation = batch_cut(config, request.place.world_size)
-    precision = _precision(request)
-    return EngineOptions(
-        config.engine, precision, micro_batch, accumulation, request.place.world_size, request.device
-    )
+    precision, compiled = _precision(request), config.recipe.train.compile
+    missing = comm.missing_for_compiling(request.device) if compiled else None
+    if missing is not None:
+        raise UsageError(
+            f"train.compile needs {missing} on every machine of the run: install it, or say false."
+        )
+    world_size, device = request.place.world_size, request.device
+    return EngineOptions(config.engine, precision, micro_batch, accumulation, world_size, device, compiled)
 
 
 def _precision(request: Request) -> Precision:
@@ -230,52 +230,6 @@ def samples_per_step(corpus: Corpus, recipe: Recipe) -> float:
     else:
         samples = streams[0].step(Cursor(0, 0, 0), rows).num_samples
     return samples / rows * recipe.train.global_batch
-
-
-def build_schedule(recipe: Recipe, corpus: Corpus) -> tuple[Schedule, dict[str, Any]]:
-    """The learning rate of every step, and for config.json what it was resolved to and from what.
-
-    Raises UsageError where a warm-up in samples is longer than the run.
-    """
-    section, optimizer, total_steps = recipe.schedule, recipe.optimizer, recipe.planned_steps
-    peak, warmup_steps, resolved = optimizer.lr, recipe.warmup_steps, dict[str, Any]()
-    origin = "optimizer.lr"
-    if optimizer.base_batch is not None or section.warmup_samples is not None:
-        samples = samples_per_step(corpus, recipe)
-        resolved["samples_per_step"] = samples
-        if optimizer.base_batch is not None:
-            peak = scaled_lr(optimizer.lr, optimizer.lr_scaling, samples, optimizer.base_batch)
-            origin = (
-                f"optimizer.lr = {optimizer.lr:g} at optimizer.base_batch = {optimizer.base_batch} samples per step, "
-                f"scaled to {samples:g} by optimizer.lr_scaling = {optimizer.lr_scaling}"
-            )
-        if section.warmup_samples is not None:
-            warmup_steps = ceil(section.warmup_samples / samples)
-            if warmup_steps > total_steps:
-                raise UsageError(
-                    f"schedule.warmup_samples is {section.warmup_samples}, which are {warmup_steps} steps of "
-                    f"{samples:.0f} samples, but the run has {total_steps}: warm-up must end within it."
-                )
-    end_lr = section.end_lr if section.end_share is None else section.end_share * peak
-    schedule = Schedule(
-        section.name,
-        peak_lr=peak,
-        total_steps=total_steps,
-        warmup_steps=warmup_steps,
-        power=section.power,
-        end_lr=end_lr,
-        decay_rate=1.0 if section.decay_rate is None else section.decay_rate,
-        decay_steps=recipe.decay_steps,
-        warmup_shape=section.warmup_shape,
-    )
-    return schedule, asdict(schedule) | resolved | {"peak_lr_origin": origin}
-
-
-def run_length(recipe: Recipe) -> RunLength:
-    """The limits of the run."""
-    train = recipe.train
-    seconds = None if train.hours is None else 3600.0 * train.hours
-    return RunLength(recipe.planned_steps, train.steps, train.tokens, seconds)
 
 
 def initial_state(

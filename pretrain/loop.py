@@ -12,6 +12,7 @@ from pretrain.data.loader import Loader, Position, StepBatches
 from pretrain.errors import PretrainError, StoppedBySignal
 from pretrain.evaluate import Evaluator
 from pretrain.metrics import MetricsWriter, StepRecord, Terminal
+from pretrain.model.compilation import compilation_report
 from pretrain.optim import Progress, RunLength, Schedule
 from pretrain.rng import key
 from pretrain.signals import StopRequest
@@ -31,6 +32,7 @@ class LoopOptions:
     peak_flops: float | None  # of all devices together, per second
     max_skipped_steps: int = 1  # overflows in a row at the lowest loss scale that end the run
     parameters_every: int = 0
+    list_graph_breaks: bool = False
 
     def is_due(self, every: int, step: int) -> bool:
         """Every so many steps."""
@@ -74,6 +76,9 @@ class Loop:
             record = self._record(step, batches, totals, lr, result, perf_counter() - started)
             last = length.reached(done) is not None
             self._report(record, batches.sample_names, step if last else length.expected_steps(done))
+            if self.options.list_graph_breaks and step == start.steps + 1:
+                for line in compilation_report():  # all that will be compiled has been
+                    self.terminal.say(line)
             self._pass_over_or_raise(record, result)
             if not last and self.options.is_due(self.options.eval_every, step):
                 self._evaluate(step)

@@ -23,6 +23,7 @@ from pretrain.loop import Loop, LoopOptions
 from pretrain.metrics import MetricsWriter, Terminal
 from pretrain.model.flops import TrainingFlops
 from pretrain.optim import Progress, RunLength
+from pretrain.pace import build_schedule, run_length
 from pretrain.run_folder import RunFolder
 from pretrain.signals import StopRequest
 
@@ -77,7 +78,7 @@ class Run:
 
     @property
     def length(self) -> RunLength:
-        return build.run_length(self.request.config.recipe)
+        return run_length(self.request.config.recipe)
 
     def has_ended(self, state: RunState) -> bool:
         """Whether a limit of the run is reached."""
@@ -135,7 +136,9 @@ class Run:
         # Both look at the corpus: what it cannot give is said before anything is written.
         loader = build.build_loader(self.request, self.corpus, sampling, self.engine, start.cursor)
         evaluator = build.build_evaluator(self.request, self.corpus, sampling, self.engine)
-        schedule, resolved_schedule = build.build_schedule(recipe, self.corpus)
+        schedule, resolved_schedule = build_schedule(
+            recipe, lambda: build.samples_per_step(self.corpus, recipe)
+        )
         writer = self._open_writer(start.step, resolved_schedule)
         self._say_what()
         loop = Loop(
@@ -204,6 +207,7 @@ class Run:
             eval_every=recipe.eval.every,
             checkpoint_every=recipe.checkpoint.every,
             parameters_every=recipe.log.parameters_every,
+            list_graph_breaks=recipe.log.graph_breaks,
             seed=recipe.seed,
             rank=place.rank,
             device=self.request.device,

@@ -18,14 +18,14 @@ from pretrain.optim import Skip
 from tests.worlds import ROOT
 
 
-def request(folder: Path, backend: BackendName, ds_config: dict[str, Any]) -> Request:
+def request(folder: Path, backend: BackendName, ds_config: dict[str, Any], *overrides: str) -> Request:
     path = folder / "ds.json"
     path.write_text(json.dumps(ds_config))
     config = resolve(
         recipe_path=None,
         default_recipe=ROOT / "launch/recipes/demo.toml",
         ds_config_path=path,
-        overrides=[],
+        overrides=overrides,
         world_size=1,
     )
     return Request(config, backend, None, folder, "auto", Placement(0, 0, 1, 1), torch.device("cpu"))
@@ -64,6 +64,23 @@ def test_deepspeed_has_fp16_only_where_the_device_does(
         engine_options(asked)
     monkeypatch.setattr(comm, "has_native_fp16", lambda on: True)
     assert engine_options(asked).precision == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("search_path", "missing"), [("no-such-folder", "a compiler"), (None, "Python's headers")]
+)
+def test_compiling_without_its_tools_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search_path: str | None, missing: str
+) -> None:
+    asked = request(tmp_path, "fsdp", {}, "train.compile=true")
+    assert engine_options(asked).compile
+    monkeypatch.delenv("CXX", raising=False)
+    if search_path is not None:
+        monkeypatch.setenv("PATH", search_path)
+    else:
+        monkeypatch.setattr(comm.sysconfig, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(UsageError, match=rf"^train\.compile needs {missing} \(.*\) on every machine"):
+        engine_options(asked)
 
 
 @pytest.mark.parametrize(

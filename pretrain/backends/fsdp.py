@@ -39,6 +39,8 @@ class FsdpBackend:
             # gloo has no pre-multiplied sum.
             sharded.set_force_sum_reduction_for_comms(options.device.type == "cpu")
         self._root: FSDPModule = sharded
+        if options.compile:
+            model.compile_blocks()
         self._named = list(model.encoder.named_parameters())
         self._layout = _layout(self._named, self._mesh)
         optimizer.bind(self._layout)

@@ -83,6 +83,7 @@ class Train(Section):
     global_batch: PositiveInt = 256
     micro_batch: PositiveInt | Literal["auto"] = "auto"
     activation_checkpointing: Literal["none", "full"] | PositiveInt = "none"
+    compile: bool = False
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the masked-token loss, in training only
     spike_factor: Annotated[float, Field(gt=1)] | None = (
         None  # None: no step is skipped for its gradient norm
@@ -151,6 +152,7 @@ class Log(Section):
 
     every: PositiveInt = 10
     samples: bool = False
+    graph_breaks: bool = False
     parameters_every: Annotated[int, Field(ge=0)] = 0  # trust ratios and norms of each parameter; 0: never
 
 

@@ -159,3 +159,9 @@ def test_a_window_needs_its_factor(read: Read) -> None:
     ):
         read("", "train.spike_window=8")
     assert read("", "train.spike_window=8", "train.spike_factor=3").recipe.train.spike_window == 8
+
+
+def test_graph_breaks_are_those_of_compiled_layers(read: Read) -> None:
+    assert read("", "log.graph_breaks=true", "train.compile=true").recipe.log.graph_breaks
+    with pytest.raises(UsageError, match=r"log\.graph_breaks .* say train\.compile=true too"):
+        read("", "log.graph_breaks=true")

@@ -40,6 +40,8 @@ class Cell:
     zero: tuple[tuple[str, int], ...] = ()  # more keys of the zero_optimization block
     fp16: tuple[tuple[str, int], ...] = (("initial_scale_power", 10),)  # keys of its block, under fp16
 
+    compile: bool = False
+
     @classmethod
     def of(cls, row: Row) -> "Cell":
         return cls(*row)
@@ -60,6 +62,7 @@ class Cell:
         every_second = "half" if self.checkpointing == 2 else self.checkpointing
         names = [self.backend, f"{self.stage}", self.precision, f"{self.ranks}x{self.accumulation}"]
         names += [f"recompute-{every_second}", "packed" if self.packing else "padded", self.optimizer]
+        names += ["compiled"] * self.compile
         return "-".join(names + [f"{key}={value}" for key, value in self.zero])
 
 
