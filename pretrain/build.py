@@ -162,11 +162,12 @@ def optimizer_rule(recipe: Recipe) -> Rule:
 
 
 def build_loader(
-    request: Request, corpus: Corpus, sampling: SamplingOptions, engine: EngineOptions, cursor: list[int]
+    request: Request, corpus: Corpus, sampling: SamplingOptions, engine: EngineOptions, start: RunState
 ) -> Loader:
-    """This rank's micro-batches from `cursor` on. Raises DataError for a cursor of another corpus."""
-    recipe, place = request.config.recipe, request.place
-    cut = (recipe.train.global_batch, engine.micro_batch, place.rank, place.world_size)
+    """This rank's micro-batches from `start` on. Raises DataError for a cursor of another corpus."""
+    recipe, place, cursor = request.config.recipe, request.place, start.cursor
+    rows = recipe.train.batch_plan.rows_from(start.step)
+    cut = (rows, engine.micro_batch, place.rank, place.world_size)
     streams = [row_stream(store, "train", sampling, recipe.seed) for store in corpus.stores]
     name_samples = recipe.log.samples and place.is_first
     if not corpus.is_blend:

@@ -13,7 +13,7 @@ from pretrain.errors import PretrainError, StoppedBySignal
 from pretrain.evaluate import Evaluator
 from pretrain.metrics import MetricsWriter, StepRecord, Terminal
 from pretrain.model.compilation import compilation_report
-from pretrain.optim import Progress, RunLength, Schedule
+from pretrain.optim import Progress, RunLength, ScalingRule, Schedule, scaled_lr
 from pretrain.rng import key
 from pretrain.signals import StopRequest
 
@@ -33,6 +33,8 @@ class LoopOptions:
     max_skipped_steps: int = 1  # overflows in a row at the lowest loss scale that end the run
     parameters_every: int = 0
     list_graph_breaks: bool = False
+    lr_scaling: ScalingRule = "none"  # of a step with fewer rows than
+    global_batch: int = 1
 
     def is_due(self, every: int, step: int) -> bool:
         """Every so many steps."""
@@ -70,7 +72,8 @@ class Loop:
             sums = self._accumulate(batches, step)
             # A step that was skipped leaves the learning rate where it was.
             applied = self.backend.optimizer.applied_steps
-            result = self.backend.step(lr := self.schedule(applied, length.share(done)))
+            lr = self._rate(self.schedule(applied, length.share(done)), batches.num_rows)
+            result = self.backend.step(lr)
             totals, asked_to_stop, seconds = self._totals(sums, perf_counter() - began)
             done = Progress(step, done.tokens + batches.num_tokens, seconds)
             record = self._record(step, batches, totals, lr, result, perf_counter() - started)
@@ -91,6 +94,10 @@ class Loop:
                     f"Stopped by {reason} after step {step}, saved; start again to continue."
                 )
         return done
+
+    def _rate(self, lr: float, num_rows: int) -> float:
+        """The schedule's rate, which is that of the last and largest batch, for a step of so many rows."""
+        return scaled_lr(lr, self.options.lr_scaling, num_rows, self.options.global_batch)
 
     def _accumulate(self, batches: StepBatches, step: int) -> torch.Tensor:
         """Forward and backward of all micro-batches; this rank's loss sums, [2]."""
@@ -134,6 +141,7 @@ class Loop:
             skipped=result.skip is not None,
             samples=batches.num_samples,
             tokens=batches.num_tokens,
+            global_batch=batches.num_rows,
             cursor=batches.cursor.as_list(),
             seconds=seconds,
             tokens_per_second=batches.num_tokens / seconds,

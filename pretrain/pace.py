@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
-from math import ceil
 from typing import Any
 
 from pretrain.config import Recipe
@@ -30,12 +29,16 @@ def build_schedule(recipe: Recipe, samples_per_step: Callable[[], float]) -> tup
                 f"scaled to {samples:g} by optimizer.lr_scaling = {optimizer.lr_scaling}"
             )
         if section.warmup_samples is not None:
-            warmup_steps = ceil(section.warmup_samples / samples)
+            rows = section.warmup_samples / samples * recipe.train.global_batch
+            warmup_steps = recipe.train.batch_plan.steps_for(rows)
             if warmup_steps > total_steps:
                 raise UsageError(
-                    f"schedule.warmup_samples is {section.warmup_samples}, which are {warmup_steps} steps of "
-                    f"{samples:.0f} samples, but the run has {total_steps}: warm-up must end within it."
+                    f"schedule.warmup_samples is {section.warmup_samples}, which are {warmup_steps} steps "
+                    f"(of {samples:.0f} samples at train.global_batch), but the run has {total_steps}: warm-up must end "
+                    "within it."
                 )
+    if recipe.train.batch_stages and optimizer.lr_scaling != "none":
+        origin += f"; train.batch_stages scale it to the rows of each by {optimizer.lr_scaling}"
     end_lr = section.end_lr if section.end_share is None else section.end_share * peak
     schedule = Schedule(
         section.name,

@@ -134,7 +134,7 @@ class Run:
         recipe = self.request.config.recipe
         sampling = build.sampling_options(recipe)
         # Both look at the corpus: what it cannot give is said before anything is written.
-        loader = build.build_loader(self.request, self.corpus, sampling, self.engine, start.cursor)
+        loader = build.build_loader(self.request, self.corpus, sampling, self.engine, start)
         evaluator = build.build_evaluator(self.request, self.corpus, sampling, self.engine)
         schedule, resolved_schedule = build_schedule(
             recipe, lambda: build.samples_per_step(self.corpus, recipe)
@@ -208,6 +208,8 @@ class Run:
             checkpoint_every=recipe.checkpoint.every,
             parameters_every=recipe.log.parameters_every,
             list_graph_breaks=recipe.log.graph_breaks,
+            global_batch=recipe.train.global_batch,
+            lr_scaling=recipe.optimizer.lr_scaling,
             seed=recipe.seed,
             rank=place.rank,
             device=self.request.device,
@@ -228,6 +230,8 @@ class Run:
             f"{request.device.type}; {parameters:,} parameters; global batch of {engine.micro_batch} x "
             f"{engine.world_size} ranks x {engine.accumulation} rows; output {request.output}"
         )
+        for steps, rows in request.config.recipe.train.batch_stages:
+            self.terminal.say(f"  before that: {steps} steps of {rows} rows")
         if self.corpus.is_blend:
             self._say_blend()
         if request.backend == "fsdp" and request.config.unused_hints():

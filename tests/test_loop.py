@@ -41,6 +41,7 @@ class Step:
     num_pairs: int = 2
     num_samples: int = 3
     num_tokens: int = 50
+    num_rows: int = 2
     sample_names: tuple[str, ...] = ()
 
     @property

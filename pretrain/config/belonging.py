@@ -73,10 +73,15 @@ def _check_missing(recipe: Recipe) -> None:
                     f"schedule.{key} is missing: the schedule {schedule.name} multiplies the rate by "
                     "schedule.decay_rate once in schedule.decay_every steps; say both."
                 )
-    if optimizer.lr_scaling != "none" and optimizer.base_batch is None:
+    if optimizer.lr_scaling != "none" and optimizer.base_batch is None and not train.batch_stages:
         raise UsageError(
             f"optimizer.base_batch is missing: with optimizer.lr_scaling {optimizer.lr_scaling} it says at how many "
             "samples per step optimizer.lr was found."
+        )
+    if train.batch_stages and train.batch_plan.staged_steps >= recipe.planned_steps:
+        raise UsageError(
+            f"train.batch_stages take {train.batch_plan.staged_steps} steps but the run has {recipe.planned_steps}: "
+            "they must leave steps to train.global_batch."
         )
     if optimizer.nesterov and not optimizer.momentum:
         raise UsageError("optimizer.nesterov needs a momentum: set optimizer.momentum above 0.")

@@ -1,10 +1,14 @@
 """The recipe: what is computed. Every key with its type, range and default."""
 
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pretrain.config.batch_plan import BatchPlan
+
 PositiveInt = Annotated[int, Field(gt=0)]
+Pair = Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -81,6 +85,7 @@ class Train(Section):
     tokens: PositiveInt | None = None
     hours: Annotated[float, Field(gt=0)] | None = None  # of all starts of the run together
     global_batch: PositiveInt = 256
+    batch_stages: list[Pair] = []  # before it: [steps, rows], ascending
     micro_batch: PositiveInt | Literal["auto"] = "auto"
     activation_checkpointing: Literal["none", "full"] | PositiveInt = "none"
     compile: bool = False
@@ -91,6 +96,21 @@ class Train(Section):
     spike_window: PositiveInt = 50
     stop_at_step: PositiveInt | None = None  # save and end with exit code 75 there, to be started again
     max_skipped_steps: PositiveInt = 20  # fp16: overflows in a row at the lowest loss scale that end the run
+
+    @model_validator(mode="after")
+    def _stages_ascend(self) -> Self:
+        sizes = self.batch_plan.sizes
+        if any(later <= earlier for earlier, later in pairwise(sizes)):
+            raise ValueError(
+                f"batch_stages and then global_batch take {', '.join(map(str, sizes))} rows: each must be more than "
+                "the one before"
+            )
+        return self
+
+    @property
+    def batch_plan(self) -> BatchPlan:
+        """The rows of every step."""
+        return BatchPlan(self.global_batch, tuple((steps, rows) for steps, rows in self.batch_stages))
 
 
 class Optimizer(Section):
@@ -174,7 +194,7 @@ class Recipe(Section):
         """Of `train.steps` and `train.tokens`, what is reached first if rows are full."""
         limits = [] if self.train.steps is None else [self.train.steps]
         if self.train.tokens is not None:
-            limits.append(-(-self.train.tokens // (self.train.global_batch * self.data.seq_len)))
+            limits.append(self.train.batch_plan.steps_for(self.train.tokens / self.data.seq_len))
         return min(limits)
 
     @property

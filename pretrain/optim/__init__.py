@@ -5,7 +5,7 @@ from pretrain.optim.decay import decay_of
 from pretrain.optim.lamb import LambOptions
 from pretrain.optim.length import Progress, RunLength
 from pretrain.optim.loss_scale import LossScaleOptions, LossScaler, LossScaleState
-from pretrain.optim.scaling import scaled_lr
+from pretrain.optim.scaling import ScalingRule, scaled_lr
 from pretrain.optim.schedule import Schedule
 from pretrain.optim.sgd import SgdOptions
 from pretrain.optim.sharded import Rule, ShardedOptimizer
@@ -21,6 +21,7 @@ __all__ = [
     "Progress",
     "Rule",
     "RunLength",
+    "ScalingRule",
     "Schedule",
     "SgdOptions",
     "ShardedOptimizer",
