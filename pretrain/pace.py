@@ -34,8 +34,8 @@ def build_schedule(recipe: Recipe, samples_per_step: Callable[[], float]) -> tup
             if warmup_steps > total_steps:
                 raise UsageError(
                     f"schedule.warmup_samples is {section.warmup_samples}, which are {warmup_steps} steps "
-                    f"(of {samples:.0f} samples at train.global_batch), but the run has {total_steps}: warm-up must end "
-                    "within it."
+                    f"({samples:.0f} samples at train.global_batch), but the run has {total_steps}: warm-up must "
+                    "end within it."
                 )
     if recipe.train.batch_stages and optimizer.lr_scaling != "none":
         origin += f"; train.batch_stages scale it to the rows of each by {optimizer.lr_scaling}"

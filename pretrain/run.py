@@ -91,6 +91,7 @@ class Run:
         """
         path = self._checkpoint_to_continue()
         if path is None:
+            self._begin_phase()
             return self.initial
         place = self.request.place
         saved = checkpoint.CheckpointManifest.read(path).state
@@ -110,6 +111,24 @@ class Run:
         for change in changes:
             self.terminal.say(f"  changed since: {change}")
         return saved
+
+    def _begin_phase(self) -> None:
+        """Weights, and by choice moments, of the earlier run that the recipe names, if any."""
+        phase, place = self.request.config.recipe.phase, self.request.place
+        if phase.checkpoint is None:
+            return
+        path = Path(phase.checkpoint)
+        if (path / "checkpoints").is_dir():
+            path = checkpoint.find_checkpoint(path / "checkpoints") or path
+        saved = checkpoint.begin_phase(
+            path, self.backend.optimizer, phase.moments, place.rank, place.world_size
+        ).state
+        self.backend.refresh_weights()
+        self.terminal.say(
+            f"Beginning with the weights of {path}, step {saved.step}; moments {phase.moments}."
+        )
+        if saved.store_fingerprint != self.initial.store_fingerprint:
+            self.terminal.say("  it was trained on another store: both must have the same tokenizer")
 
     def _checkpoint_to_continue(self) -> Path | None:
         """What `--resume` means for this folder; an older checkpoint of it becomes the latest first."""
@@ -170,7 +189,7 @@ class Run:
         scale = self.backend.loss_scaler.state if self.engine.precision == "fp16" else None
         update: dict[str, Any] = {"step": done.steps, "tokens": done.tokens, "seconds": done.seconds}
         update |= {"cursor": cursor, "applied_steps": optimizer.applied_steps, "loss_scale": scale}
-        update["recent_norms"] = optimizer.recent_norms
+        update |= {"recent_norms": optimizer.recent_norms, "earlier_steps": optimizer.earlier_steps}
         state = self.initial.model_copy(update=update)
         return checkpoint.save_checkpoint(
             self.folder.checkpoints,

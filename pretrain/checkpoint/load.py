@@ -6,6 +6,7 @@
 """
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,6 +15,7 @@ from torch import Tensor
 from pretrain import comm
 from pretrain.checkpoint.manifest import (
     LATEST_NAME,
+    MASTER,
     CheckpointManifest,
     SavedFile,
     sha256_of,
@@ -23,6 +25,8 @@ from pretrain.checkpoint.save import local_tensors
 from pretrain.errors import DataError, UsageError
 from pretrain.optim import ShardedOptimizer
 from pretrain.sharding import ShardLayout
+
+MomentsPolicy = Literal["reset", "kept", "nvidia-kept"]
 
 
 def find_checkpoint(checkpoints: Path) -> Path | None:
@@ -74,6 +78,37 @@ def load_checkpoint(folder: Path, optimizer: ShardedOptimizer, rank: int, ranks:
     Raises:
         DataError: a file is damaged, or the checkpoint is of another model or has no moments.
     """
+    manifest = _load(folder, optimizer, local_tensors(optimizer), rank, ranks)
+    optimizer.applied_steps = manifest.state.applied_steps
+    optimizer.earlier_steps = manifest.state.earlier_steps
+    optimizer.recent_norms = list(manifest.state.recent_norms)
+    return manifest
+
+
+def begin_phase(
+    folder: Path, optimizer: ShardedOptimizer, moments: MomentsPolicy, rank: int, ranks: int
+) -> CheckpointManifest:
+    """Fills the master weights of a run that has taken no step; collective, and refresh the weights after it.
+
+    - reset: moments stay zero, as in a run from a model folder;
+    - kept: moments are the checkpoint's, and bias correction counts its steps on;
+    - nvidia-kept: moments are the checkpoint's, and bias correction counts from 1, as NVIDIA's BERT recipe hands
+      phase 1 over to phase 2 (DeepLearningExamples, run_pretraining.py sets their `step` to that of phase 2).
+
+    Raises what `load_checkpoint` raises.
+    """
+    tensors = local_tensors(optimizer)
+    wanted = {MASTER: tensors[MASTER]} if moments == "reset" else tensors
+    manifest = _load(folder, optimizer, wanted, rank, ranks)
+    if moments == "kept":
+        optimizer.earlier_steps = manifest.state.earlier_steps + manifest.state.applied_steps
+    return manifest
+
+
+def _load(
+    folder: Path, optimizer: ShardedOptimizer, wanted: dict[str, list[Tensor]], rank: int, ranks: int
+) -> CheckpointManifest:
+    """Verifies the checkpoint and fills the tensors that are wanted, by kind."""
     manifest = CheckpointManifest.read(folder)
     problems = verify_checkpoint(folder, manifest, rank, ranks)
     problems = [problem for each in comm.all_gather_objects(problems) for problem in each]
@@ -81,7 +116,6 @@ def load_checkpoint(folder: Path, optimizer: ShardedOptimizer, rank: int, ranks:
         raise DataError(
             f"{problems[0]}; the checkpoint is damaged, resume from another one by --resume PATH."
         )
-    wanted = local_tensors(optimizer)
     missing = [kind for kind in wanted if kind not in manifest.kinds]
     if missing:
         raise DataError(
@@ -91,8 +125,6 @@ def load_checkpoint(folder: Path, optimizer: ShardedOptimizer, rank: int, ranks:
     _check_parameters(folder, manifest, optimizer.layout)
     for kind, tensors in wanted.items():
         _fill(folder, manifest, optimizer.layout, kind, tensors)
-    optimizer.applied_steps = manifest.state.applied_steps
-    optimizer.recent_norms = list(manifest.state.recent_norms)
     return manifest
 
 

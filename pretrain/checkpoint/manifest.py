@@ -61,7 +61,10 @@ class RunState(_Part):
     tokens: int = 0  # real ones in those steps; 0 where it was saved before they were counted
     seconds: float = 0.0  # of training, over all starts
     cursor: list[int]  # first row of the next step
-    applied_steps: int  # steps that changed the weights: the t of bias correction and of the learning rate
+    applied_steps: int  # steps that changed the weights: the t of the learning rate
+    earlier_steps: int = (
+        0  # those of an earlier phase whose moments were kept: bias correction's t has them too
+    )
     loss_scale: LossScaleState | None = (
         None  # of fp16; None: another precision, or saved before it was carried
     )

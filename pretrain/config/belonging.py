@@ -56,6 +56,10 @@ def check_belonging(recipe: Recipe, said: Mapping[str, Said], default_place: str
             f"{chosen['train.spike_window'].place}: train.spike_window has no meaning alone: say train.spike_factor, "
             "how many medians of that window a gradient norm may be."
         )
+    if "phase.moments" in chosen and recipe.phase.checkpoint is None:
+        raise UsageError(
+            f"{chosen['phase.moments'].place}: phase.moments has no meaning alone: say phase.checkpoint too."
+        )
     if recipe.log.graph_breaks and not recipe.train.compile:
         raise UsageError(
             "log.graph_breaks lists where compiled layers are interrupted: say train.compile=true too."

@@ -75,6 +75,16 @@ class Model(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None  # None: what the model's own config says
 
 
+class Phase(Section):
+    """What a run begins with that was trained before: the master weights of a checkpoint, and perhaps its moments.
+
+    Everything else begins anew: steps, rows, the schedule with its warm-up, the loss scale.
+    """
+
+    checkpoint: str | None = None  # a checkpoint, or a run folder, whose latest one it is
+    moments: Literal["reset", "kept", "nvidia-kept"] = "reset"
+
+
 class Train(Section):
     """How long, in which batches. `global_batch` counts rows of seq_len tokens per step over all ranks.
 
@@ -182,6 +192,7 @@ class Recipe(Section):
     seed: Annotated[int, Field(ge=0)] = 42
     data: Data = Data()
     model: Model = Model()
+    phase: Phase = Phase()
     train: Train = Train()
     optimizer: Optimizer = Optimizer()
     schedule: ScheduleSection = ScheduleSection()

@@ -60,6 +60,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self.decay_1d = decay_1d
         self.max_grad_norm = max_grad_norm  # 0 = no clipping
         self.applied_steps = 0
+        self.earlier_steps = 0  # that the moments hold from before the first of these
         self.spikes = spikes
         self.recent_norms: list[float] = []  # of the last finite ones, where there is a rule for spikes
         self._figures: ParameterFigures = {}
@@ -132,7 +133,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
             ],
             gradient_factor=self._gradient_factor(pending.grad_norm, pending.grad_scale),
         )
-        figures = self.rule.apply(local, pending.lr, self.applied_steps + 1)
+        figures = self.rule.apply(local, pending.lr, self.earlier_steps + self.applied_steps + 1)
         for kind, values in figures.items():
             earlier = pending.figures.get(kind, values)
             pending.figures[kind] = torch.where(values.isnan(), earlier, values)

@@ -165,3 +165,9 @@ def test_graph_breaks_are_those_of_compiled_layers(read: Read) -> None:
     assert read("", "log.graph_breaks=true", "train.compile=true").recipe.log.graph_breaks
     with pytest.raises(UsageError, match=r"log\.graph_breaks .* say train\.compile=true too"):
         read("", "log.graph_breaks=true")
+
+
+def test_moments_of_a_phase_need_its_checkpoint(read: Read) -> None:
+    assert read("", "phase.checkpoint=runs/one", "phase.moments=kept").recipe.phase.moments == "kept"
+    with pytest.raises(UsageError, match=r"phase\.moments has no meaning alone: say phase\.checkpoint"):
+        read("", "phase.moments=kept")
