@@ -27,6 +27,7 @@ from pretrain.errors import UsageError
 from pretrain.evaluate import ENTROPY_TOKENS, Evaluator, HeldoutRows, token_shares
 from pretrain.model import ModelOptions, PretrainingModel, build_model
 from pretrain.optim import (
+    AdafactorOptions,
     AdamWOptions,
     LambOptions,
     Rule,
@@ -153,6 +154,8 @@ def optimizer_rule(recipe: Recipe) -> Rule:
     section = recipe.optimizer
     if section.name == "sgd":
         return SgdOptions(section.momentum, section.nesterov)
+    if section.name == "adafactor":
+        return AdafactorOptions()
     names = ("bias_correction", "min_trust", "max_trust") if section.name == "lamb" else ("bias_correction",)
     said: dict[str, Any] = {name: value for name in names if (value := getattr(section, name)) is not None}
     if section.name == "lamb":

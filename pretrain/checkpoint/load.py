@@ -20,6 +20,7 @@ from pretrain.checkpoint.manifest import (
     SavedFile,
     sha256_of,
     slice_key,
+    vector_key,
 )
 from pretrain.checkpoint.save import local_tensors
 from pretrain.errors import DataError, UsageError
@@ -78,7 +79,7 @@ def load_checkpoint(folder: Path, optimizer: ShardedOptimizer, rank: int, ranks:
     Raises:
         DataError: a file is damaged, or the checkpoint is of another model or has no moments.
     """
-    manifest = _load(folder, optimizer, local_tensors(optimizer), rank, ranks)
+    manifest = _load(folder, optimizer, local_tensors(optimizer), optimizer.vectors, rank, ranks)
     optimizer.applied_steps = manifest.state.applied_steps
     optimizer.earlier_steps = manifest.state.earlier_steps
     optimizer.recent_norms = list(manifest.state.recent_norms)
@@ -98,17 +99,22 @@ def begin_phase(
     Raises what `load_checkpoint` raises.
     """
     tensors = local_tensors(optimizer)
-    wanted = {MASTER: tensors[MASTER]} if moments == "reset" else tensors
-    manifest = _load(folder, optimizer, wanted, rank, ranks)
+    wanted, vectors = ({MASTER: tensors[MASTER]}, {}) if moments == "reset" else (tensors, optimizer.vectors)
+    manifest = _load(folder, optimizer, wanted, vectors, rank, ranks)
     if moments == "kept":
         optimizer.earlier_steps = manifest.state.earlier_steps + manifest.state.applied_steps
     return manifest
 
 
 def _load(
-    folder: Path, optimizer: ShardedOptimizer, wanted: dict[str, list[Tensor]], rank: int, ranks: int
+    folder: Path,
+    optimizer: ShardedOptimizer,
+    wanted: dict[str, list[Tensor]],
+    vectors: dict[str, Tensor],
+    rank: int,
+    ranks: int,
 ) -> CheckpointManifest:
-    """Verifies the checkpoint and fills the tensors that are wanted, by kind."""
+    """Verifies the checkpoint and fills the tensors and whole vectors that are wanted, by kind."""
     manifest = CheckpointManifest.read(folder)
     problems = verify_checkpoint(folder, manifest, rank, ranks)
     problems = [problem for each in comm.all_gather_objects(problems) for problem in each]
@@ -117,6 +123,7 @@ def _load(
             f"{problems[0]}; the checkpoint is damaged, resume from another one by --resume PATH."
         )
     missing = [kind for kind in wanted if kind not in manifest.kinds]
+    missing += [kind for kind in vectors if kind not in manifest.vectors]
     if missing:
         raise DataError(
             f"{folder} holds no {missing[0]}, so training cannot go on from it: choose the optimizer that it was "
@@ -125,6 +132,8 @@ def _load(
     _check_parameters(folder, manifest, optimizer.layout)
     for kind, tensors in wanted.items():
         _fill(folder, manifest, optimizer.layout, kind, tensors)
+    for kind, vector in vectors.items():
+        vector.copy_(_read_vector(folder / manifest.files[0].name, kind, vector.numel()))
     return manifest
 
 
@@ -153,6 +162,20 @@ def _fill(
                 if first < last:
                     with torch.no_grad():
                         view[first - mine : last - mine].copy_(values[first - start : last - start])
+
+
+def _read_vector(path: Path, kind: str, numel: int) -> Tensor:
+    """Raises DataError where rank 0's file does not hold it as the manifest says."""
+    try:
+        with safe_open(path, framework="pt") as content:
+            values: Tensor = content.get_tensor(vector_key(kind))
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} cannot be read as the manifest says: {error}.") from None
+    if values.dtype != torch.float32 or values.shape != (numel,):
+        raise DataError(
+            f"{path} holds {list(values.shape)} {values.dtype} as {kind}, which has {numel} elements."
+        )
+    return values
 
 
 def read_slices(

@@ -85,6 +85,7 @@ class CheckpointManifest(_Part):
     format: Literal["pretrain-checkpoint"] = "pretrain-checkpoint"
     version: Literal[1] = 1
     kinds: list[str]
+    vectors: list[str] = []  # kinds that every rank holds whole; in the file of rank 0
     parameters: dict[str, list[int]]
     files: list[SavedFile]
     state: RunState
@@ -153,6 +154,11 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def vector_key(kind: str) -> str:
+    """The name of a whole vector in rank 0's file."""
+    return f"whole:{kind}"
 
 
 def slice_key(kind: str, parameter: str, start: int) -> str:

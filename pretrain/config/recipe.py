@@ -124,9 +124,9 @@ class Train(Section):
 
 
 class Optimizer(Section):
-    """LAMB, AdamW or SGD; which key belongs to which, `belonging` knows."""
+    """LAMB, AdamW, SGD or Adafactor; which key belongs to which, `belonging` knows."""
 
-    name: Literal["lamb", "adamw", "sgd"] = "lamb"
+    name: Literal["lamb", "adamw", "sgd", "adafactor"] = "lamb"
     variant: Literal["paper", "nvidia", "deepspeed"] = "paper"
     lr: Annotated[float, Field(gt=0)] = 1e-3
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"

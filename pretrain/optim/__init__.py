@@ -1,5 +1,6 @@
-"""Optimizers over shards: LAMB, AdamW and SGD that stay exact however the weights are cut; rates and lengths."""
+"""Optimizers over shards that stay exact however the weights are cut: LAMB, AdamW, SGD, Adafactor; rates, lengths."""
 
+from pretrain.optim.adafactor import AdafactorOptions
 from pretrain.optim.adamw import AdamWOptions
 from pretrain.optim.decay import decay_of
 from pretrain.optim.lamb import LambOptions
@@ -13,6 +14,7 @@ from pretrain.optim.skipping import Skip, SkipReason
 from pretrain.optim.spikes import SpikeRule
 
 __all__ = [
+    "AdafactorOptions",
     "AdamWOptions",
     "LambOptions",
     "LossScaleOptions",
