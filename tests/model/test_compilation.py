@@ -70,7 +70,9 @@ def test_one_graph_for_rows_of_any_content(monkeypatch: pytest.MonkeyPatch, kern
     for batch in batches():
         samples = PackedSamples(batch.sample_ids, batch.cu_seqlens, batch.max_seqlen)
         samples.device_has_flash = kernel
-        torch.testing.assert_close(compiled(samples), attend(samples))
+        layers = [compiled(samples) for _ in range(2)]  # the second finds the samples as the first left them
+        for found in layers:
+            torch.testing.assert_close(found, attend(samples))
     assert counter.frame_count == 1
 
 
