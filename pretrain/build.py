@@ -6,12 +6,12 @@ With `run`, which puts them to work, the only module that knows every room.
 import platform
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from pretrain import comm
 from pretrain.backends.base import Backend, EngineOptions
 from pretrain.backends.carried import BackendName, check_carried, choose_precision
 from pretrain.checkpoint import RunState, SavedStore
@@ -28,15 +28,13 @@ from pretrain.errors import UsageError
 from pretrain.evaluate import ENTROPY_TOKENS, Evaluator, HeldoutRows, token_shares
 from pretrain.model import ModelOptions, PretrainingModel, build_model
 from pretrain.optim import (
+    AdafactorOptions,
     AdamWOptions,
     LambOptions,
     Rule,
-    RunLength,
-    Schedule,
     SgdOptions,
     ShardedOptimizer,
     SpikeRule,
-    scaled_lr,
 )
 
 MEASURED_ROWS = 4096  # of which the samples are counted, at most
@@ -61,8 +59,13 @@ def engine_options(request: Request) -> EngineOptions:
     micro_batch, accumulation = batch_cut(config, request.place.world_size)
     engine, ranks, device = config.engine, request.place.world_size, request.device
     check_carried(engine, request.backend, ranks)
-    precision = choose_precision(engine, request.backend, device)
-    return EngineOptions(engine, precision, micro_batch, accumulation, ranks, device)
+    precision, compiled = choose_precision(engine, request.backend, device), config.recipe.train.compile
+    missing = comm.missing_for_compiling(device) if compiled else None
+    if missing is not None:
+        raise UsageError(
+            f"train.compile needs {missing} on every machine of the run: install it, or say false."
+        )
+    return EngineOptions(engine, precision, micro_batch, accumulation, ranks, device, compiled)
 
 
 def sampling_options(recipe: Recipe) -> SamplingOptions:
@@ -137,6 +140,8 @@ def optimizer_rule(recipe: Recipe) -> Rule:
     section = recipe.optimizer
     if section.name == "sgd":
         return SgdOptions(section.momentum, section.nesterov)
+    if section.name == "adafactor":
+        return AdafactorOptions()
     names = ("bias_correction", "min_trust", "max_trust") if section.name == "lamb" else ("bias_correction",)
     said: dict[str, Any] = {name: value for name in names if (value := getattr(section, name)) is not None}
     if section.name == "lamb":
@@ -146,11 +151,12 @@ def optimizer_rule(recipe: Recipe) -> Rule:
 
 
 def build_loader(
-    request: Request, corpus: Corpus, sampling: SamplingOptions, engine: EngineOptions, cursor: list[int]
+    request: Request, corpus: Corpus, sampling: SamplingOptions, engine: EngineOptions, start: RunState
 ) -> Loader:
-    """This rank's micro-batches from `cursor` on. Raises DataError for a cursor of another corpus."""
-    recipe, place = request.config.recipe, request.place
-    cut = (recipe.train.global_batch, engine.micro_batch, place.rank, place.world_size)
+    """This rank's micro-batches from `start` on. Raises DataError for a cursor of another corpus."""
+    recipe, place, cursor = request.config.recipe, request.place, start.cursor
+    rows = recipe.train.batch_plan.rows_from(start.step)
+    cut = (rows, engine.micro_batch, place.rank, place.world_size)
     streams = [row_stream(store, "train", sampling, recipe.seed) for store in corpus.stores]
     name_samples = recipe.log.samples and place.is_first
     if not corpus.is_blend:
@@ -214,52 +220,6 @@ def samples_per_step(corpus: Corpus, recipe: Recipe) -> float:
     else:
         samples = streams[0].step(Cursor(0, 0, 0), rows).num_samples
     return samples / rows * recipe.train.global_batch
-
-
-def build_schedule(recipe: Recipe, corpus: Corpus) -> tuple[Schedule, dict[str, Any]]:
-    """The learning rate of every step, and for config.json what it was resolved to and from what.
-
-    Raises UsageError where a warm-up in samples is longer than the run.
-    """
-    section, optimizer, total_steps = recipe.schedule, recipe.optimizer, recipe.planned_steps
-    peak, warmup_steps, resolved = optimizer.lr, recipe.warmup_steps, dict[str, Any]()
-    origin = "optimizer.lr"
-    if optimizer.base_batch is not None or section.warmup_samples is not None:
-        samples = samples_per_step(corpus, recipe)
-        resolved["samples_per_step"] = samples
-        if optimizer.base_batch is not None:
-            peak = scaled_lr(optimizer.lr, optimizer.lr_scaling, samples, optimizer.base_batch)
-            origin = (
-                f"optimizer.lr = {optimizer.lr:g} at optimizer.base_batch = {optimizer.base_batch} samples per step, "
-                f"scaled to {samples:g} by optimizer.lr_scaling = {optimizer.lr_scaling}"
-            )
-        if section.warmup_samples is not None:
-            warmup_steps = ceil(section.warmup_samples / samples)
-            if warmup_steps > total_steps:
-                raise UsageError(
-                    f"schedule.warmup_samples is {section.warmup_samples}, which are {warmup_steps} steps of "
-                    f"{samples:.0f} samples, but the run has {total_steps}: warm-up must end within it."
-                )
-    end_lr = section.end_lr if section.end_share is None else section.end_share * peak
-    schedule = Schedule(
-        section.name,
-        peak_lr=peak,
-        total_steps=total_steps,
-        warmup_steps=warmup_steps,
-        power=section.power,
-        end_lr=end_lr,
-        decay_rate=1.0 if section.decay_rate is None else section.decay_rate,
-        decay_steps=recipe.decay_steps,
-        warmup_shape=section.warmup_shape,
-    )
-    return schedule, asdict(schedule) | resolved | {"peak_lr_origin": origin}
-
-
-def run_length(recipe: Recipe) -> RunLength:
-    """The limits of the run."""
-    train = recipe.train
-    seconds = None if train.hours is None else 3600.0 * train.hours
-    return RunLength(recipe.planned_steps, train.steps, train.tokens, seconds)
 
 
 def initial_state(

@@ -12,7 +12,8 @@ from pretrain.data.loader import Loader, Position, StepBatches
 from pretrain.errors import PretrainError, StoppedBySignal
 from pretrain.evaluate import Evaluator
 from pretrain.metrics import MetricsWriter, StepRecord, Terminal
-from pretrain.optim import Progress, RunLength, Schedule
+from pretrain.model.compilation import compilation_report
+from pretrain.optim import Progress, RunLength, ScalingRule, Schedule, scaled_lr
 from pretrain.rng import key
 from pretrain.signals import StopRequest
 
@@ -31,6 +32,9 @@ class LoopOptions:
     peak_flops: float | None  # of all devices together, per second
     max_skipped_steps: int = 1  # in a row that end the run: spikes, or overflows at the lowest loss scale
     parameters_every: int = 0
+    list_graph_breaks: bool = False
+    lr_scaling: ScalingRule = "none"  # of a step with fewer rows than
+    global_batch: int = 1
 
     def is_due(self, every: int, step: int) -> bool:
         """Every so many steps."""
@@ -66,13 +70,16 @@ class Loop:
             started, step = perf_counter(), done.steps + 1
             batches = next(self.loader)
             sums = self._accumulate(batches, step)
-            result = self.backend.step(lr := self._rate(done))
+            result = self.backend.step(lr := self._rate(done, batches.num_rows))
             totals, asked_to_stop, seconds = self._totals(sums, perf_counter() - began)
             skipped = done.skipped_tokens + (0 if result.skip is None else batches.num_tokens)
             done = Progress(step, done.tokens + batches.num_tokens, seconds, skipped)
             record = self._record(step, batches, totals, lr, result, perf_counter() - started)
             last = length.reached(done) is not None
             self._report(record, batches.sample_names, step if last else length.expected_steps(done))
+            if self.options.list_graph_breaks and step == start.steps + 1:
+                for line in compilation_report():  # all that will be compiled has been
+                    self.terminal.say(line)
             self._pass_over_or_raise(record, result)
             if not last and self.options.is_due(self.options.eval_every, step):
                 self._evaluate(step)
@@ -86,10 +93,12 @@ class Loop:
                 )
         return done
 
-    def _rate(self, done: Progress) -> float:
-        """The learning rate of the next step. Steps that were skipped have no part in it, nor have their tokens."""
+    def _rate(self, done: Progress, num_rows: int) -> float:
+        """The learning rate of the next step: the schedule's, which is that of the last and largest batch, for so many
+        rows. Steps that were skipped have no part in it, nor have their tokens."""
         applied = Progress(self.backend.optimizer.applied_steps, done.tokens - done.skipped_tokens)
-        return self.schedule(applied.steps, self.options.length.share(applied))
+        lr, options = self.schedule(applied.steps, self.options.length.share(applied)), self.options
+        return scaled_lr(lr, options.lr_scaling, num_rows, options.global_batch)
 
     def _accumulate(self, batches: StepBatches, step: int) -> torch.Tensor:
         """Forward and backward of all micro-batches; this rank's loss sums, [2]."""
@@ -133,6 +142,7 @@ class Loop:
             skipped=result.skip is not None,
             samples=batches.num_samples,
             tokens=batches.num_tokens,
+            global_batch=batches.num_rows,
             cursor=batches.cursor.as_list(),
             seconds=seconds,
             tokens_per_second=batches.num_tokens / seconds,

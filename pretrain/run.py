@@ -23,6 +23,7 @@ from pretrain.loop import Loop, LoopOptions
 from pretrain.metrics import MetricsWriter, Terminal
 from pretrain.model.flops import TrainingFlops
 from pretrain.optim import Progress, RunLength
+from pretrain.pace import build_schedule, run_length
 from pretrain.run_folder import RunFolder
 from pretrain.signals import StopRequest
 
@@ -78,7 +79,7 @@ class Run:
 
     @property
     def length(self) -> RunLength:
-        return build.run_length(self.request.config.recipe)
+        return run_length(self.request.config.recipe)
 
     def has_ended(self, state: RunState) -> bool:
         """Whether a limit of the run is reached."""
@@ -91,6 +92,7 @@ class Run:
         """
         path = self._checkpoint_to_continue()
         if path is None:
+            self._begin_phase()
             return self.initial
         place = self.request.place
         saved = checkpoint.CheckpointManifest.read(path).state
@@ -110,6 +112,24 @@ class Run:
         for change in changes:
             self.terminal.say(f"  changed since: {change}")
         return saved
+
+    def _begin_phase(self) -> None:
+        """Weights, and by choice moments, of the earlier run that the recipe names, if any."""
+        phase, place = self.request.config.recipe.phase, self.request.place
+        if phase.checkpoint is None:
+            return
+        path = Path(phase.checkpoint)
+        if (path / "checkpoints").is_dir():
+            path = checkpoint.find_checkpoint(path / "checkpoints") or path
+        saved = checkpoint.begin_phase(
+            path, self.backend.optimizer, phase.moments, place.rank, place.world_size
+        ).state
+        self.backend.refresh_weights()
+        self.terminal.say(
+            f"Beginning with the weights of {path}, step {saved.step}; moments {phase.moments}."
+        )
+        if saved.store_fingerprint != self.initial.store_fingerprint:
+            self.terminal.say("  it was trained on another store: both must have the same tokenizer")
 
     def _checkpoint_to_continue(self) -> Path | None:
         """What `--resume` means for this folder; an older checkpoint of it becomes the latest first."""
@@ -134,9 +154,11 @@ class Run:
         recipe = self.request.config.recipe
         sampling = build.sampling_options(recipe)
         # Both look at the corpus: what it cannot give is said before anything is written.
-        loader = build.build_loader(self.request, self.corpus, sampling, self.engine, start.cursor)
+        loader = build.build_loader(self.request, self.corpus, sampling, self.engine, start)
         evaluator = build.build_evaluator(self.request, self.corpus, sampling, self.engine)
-        schedule, resolved_schedule = build.build_schedule(recipe, self.corpus)
+        schedule, resolved_schedule = build_schedule(
+            recipe, lambda: build.samples_per_step(self.corpus, recipe)
+        )
         writer = self._open_writer(start.step, resolved_schedule)
         self._say_what()
         loop = Loop(
@@ -169,7 +191,7 @@ class Run:
         update: dict[str, Any] = {"step": done.steps, "tokens": done.tokens, "seconds": done.seconds}
         update |= {"cursor": cursor, "applied_steps": optimizer.applied_steps, "loss_scale": scale}
         update |= {"recent_norms": optimizer.recent_norms, "spikes_in_row": optimizer.spikes_in_row}
-        update["skipped_tokens"] = done.skipped_tokens
+        update |= {"skipped_tokens": done.skipped_tokens, "earlier_steps": optimizer.earlier_steps}
         state = self.initial.model_copy(update=update)
         return checkpoint.save_checkpoint(
             self.folder.checkpoints,
@@ -206,6 +228,9 @@ class Run:
             eval_every=recipe.eval.every,
             checkpoint_every=recipe.checkpoint.every,
             parameters_every=recipe.log.parameters_every,
+            list_graph_breaks=recipe.log.graph_breaks,
+            global_batch=recipe.train.global_batch,
+            lr_scaling=recipe.optimizer.lr_scaling,
             seed=recipe.seed,
             rank=place.rank,
             device=self.request.device,
@@ -226,6 +251,8 @@ class Run:
             f"{request.device.type}; {parameters:,} parameters; global batch of {engine.micro_batch} x "
             f"{engine.world_size} ranks x {engine.accumulation} rows; output {request.output}"
         )
+        for steps, rows in request.config.recipe.train.batch_stages:
+            self.terminal.say(f"  before that: {steps} steps of {rows} rows")
         if self.corpus.is_blend:
             self._say_blend()
         if request.backend == "fsdp" and request.config.unused_hints():

@@ -33,6 +33,7 @@ FLOORS = MappingProxyType(
         "pretrain.checkpoint": 3,
         "pretrain.evaluate": 3,
         "pretrain.loop": 4,
+        "pretrain.pace": 4,
         "pretrain.build": 5,
         "pretrain.run": 6,
         "data_prep": 6,

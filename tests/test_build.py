@@ -19,14 +19,14 @@ from pretrain.optim import Skip
 from tests.worlds import ROOT
 
 
-def request(folder: Path, backend: BackendName, ds_config: dict[str, Any]) -> Request:
+def request(folder: Path, backend: BackendName, ds_config: dict[str, Any], *overrides: str) -> Request:
     path = folder / "ds.json"
     path.write_text(json.dumps(ds_config))
     config = resolve(
         recipe_path=None,
         default_recipe=ROOT / "launch/recipes/demo.toml",
         ds_config_path=path,
-        overrides=[],
+        overrides=overrides,
         world_size=1,
     )
     return Request(config, backend, None, folder, "auto", Placement(0, 0, 1, 1), torch.device("cpu"))
@@ -96,6 +96,23 @@ def test_what_a_backend_cannot_carry_is_refused(
 def test_all_that_a_backend_cannot_carry_is_in_one_message(tmp_path: Path) -> None:
     asked = request(tmp_path, "deepspeed", {"zero_optimization": {"stage": 3, "mics_shard_size": 2}})
     with pytest.raises(UsageError, match=r"removed it.*; ds_config: .*1 ranks do not divide"):
+        engine_options(asked)
+
+
+@pytest.mark.parametrize(
+    ("search_path", "missing"), [("no-such-folder", "a compiler"), (None, "Python's headers")]
+)
+def test_compiling_without_its_tools_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search_path: str | None, missing: str
+) -> None:
+    asked = request(tmp_path, "fsdp", {}, "train.compile=true")
+    assert engine_options(asked).compile
+    monkeypatch.delenv("CXX", raising=False)
+    if search_path is not None:
+        monkeypatch.setenv("PATH", search_path)
+    else:
+        monkeypatch.setattr(comm.sysconfig, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(UsageError, match=rf"^train\.compile needs {missing} \(.*\) on every machine"):
         engine_options(asked)
 
 

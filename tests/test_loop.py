@@ -41,6 +41,7 @@ class Step:
     num_pairs: int = 2
     num_samples: int = 3
     num_tokens: int = 50
+    num_rows: int = 2
     sample_names: tuple[str, ...] = ()
 
     @property
@@ -328,6 +329,20 @@ def test_tokens_of_a_skipped_step_end_the_run_and_leave_the_rate(skipped: dict[s
     assert (done.steps, done.tokens, done.skipped_tokens) == (4, 200, 50)
     rates = [1 - learnt / 180 for learnt in (0, 50, 50, 100)]
     assert [record.lr for record in scripted.records] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize("skipped", [{"skipped_at": (2,)}, {"spikes_at": (2,)}])
+def test_a_skipped_step_is_one_of_its_stage_and_leaves_the_schedule(skipped: dict[str, Any]) -> None:
+    """Three steps of 2 rows, then 8: the batch grows after the third step, of which two were learnt from. The rate is
+    that of the steps learnt from, times the share of the rows: 2 of 8 until then."""
+    scripted = Scripted(**skipped)
+    loop = loop_of(scripted, Saved(), lr_scaling="linear", global_batch=8, max_skipped_steps=2)
+    steps: Any = iter([Step(number, num_rows=rows) for number, rows in enumerate((2, 2, 2, 8, 8, 8), 1)])
+    Loop(**{**vars(loop), "loader": steps}).run(Progress())
+    assert [record.global_batch for record in scripted.records] == [2, 2, 2, 8, 8, 8]
+    # Up over two learnt-from steps, then down over four.
+    expected = [0.5 / 4, 1 / 4, 1 / 4, 1.0, 0.75, 0.5]
+    assert [record.lr for record in scripted.records] == pytest.approx(expected)
 
 
 def test_dropout_does_not_depend_on_where_the_run_began() -> None:

@@ -23,6 +23,7 @@ class EngineOptions:
     accumulation: int  # micro-batches per step
     world_size: int
     device: torch.device
+    compile: bool = False  # the encoder layers, once the engine has wrapped them
 
 
 class LossWeights(NamedTuple):

@@ -11,6 +11,7 @@ import deepspeed
 import torch
 from deepspeed import ops
 from deepspeed.utils import logger as deepspeed_logger
+from deepspeed.utils import set_z3_leaf_modules
 
 from pretrain.backends.base import EngineOptions, LossWeights, StepResult, finished_step, make_loss_scaler
 from pretrain.backends.zero_layout import zero_layout
@@ -41,9 +42,14 @@ class DeepSpeedBackend:
         self._offloads_optimizer = options.config.zero_optimization.offloads_optimizer
         named = list(model.encoder.named_parameters())
         weights = [parameter.detach() for _, parameter in named]
+        if options.compile and self._stage == 3:
+            # Stage 3 gathers by hooks on every module; compiled code has room for them around a whole layer only.
+            set_z3_leaf_modules(model, list({type(block) for block in model.blocks()}))
         self._engine, *_ = deepspeed.initialize(
             model=model.to(options.device), optimizer=optimizer, config=engine_json(options)
         )
+        if options.compile:
+            model.compile_blocks()
         # Stage 0 under fp16 autocast comes with a scaler of torch's.
         self._engine.torch_autocast_z0_gradscaler = None
         self._optimizer = optimizer

@@ -61,6 +61,8 @@ class FsdpBackend:
             block.set_force_sum_reduction_for_comms(options.device.type == "cpu")
         *inner, self._root = blocks
         _fetch_ahead(inner, options.config)
+        if options.compile:
+            model.compile_blocks()
         self._named = list(model.encoder.named_parameters())
         self._layout = _layout(self._named, self._mesh, options.device)
         optimizer.bind(self._layout)

@@ -62,7 +62,10 @@ class RunState(_Part):
     seconds: float = 0.0  # of training, over all starts
     skipped_tokens: int = 0  # of those tokens, what lay in steps that updated nothing
     cursor: list[int]  # first row of the next step
-    applied_steps: int  # steps that changed the weights: the t of bias correction and of the learning rate
+    applied_steps: int  # steps that changed the weights: the t of the learning rate
+    earlier_steps: int = (
+        0  # those of an earlier phase whose moments were kept: bias correction's t has them too
+    )
     loss_scale: LossScaleState | None = (
         None  # of fp16; None: another precision, or saved before it was carried
     )
@@ -84,6 +87,7 @@ class CheckpointManifest(_Part):
     format: Literal["pretrain-checkpoint"] = "pretrain-checkpoint"
     version: Literal[1] = 1
     kinds: list[str]
+    vectors: list[str] = []  # kinds that every rank holds whole; in the file of rank 0
     parameters: dict[str, list[int]]
     files: list[SavedFile]
     state: RunState
@@ -149,6 +153,11 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def vector_key(kind: str) -> str:
+    """The name of a whole vector in rank 0's file."""
+    return f"whole:{kind}"
 
 
 def slice_key(kind: str, parameter: str, start: int) -> str:

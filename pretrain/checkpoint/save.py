@@ -28,6 +28,7 @@ from pretrain.checkpoint.manifest import (
     sha256_of,
     slice_key,
     sync,
+    vector_key,
 )
 from pretrain.errors import PretrainError
 from pretrain.optim import ShardedOptimizer
@@ -58,6 +59,7 @@ def save_checkpoint(
     if rank == 0:
         manifest = CheckpointManifest(
             kinds=[MASTER, *optimizer.rule.moment_kinds],
+            vectors=list(optimizer.vectors),
             parameters={info.name: list(info.shape) for info in optimizer.layout.parameters},
             files=[SavedFile.model_validate(file) for file in files if file is not None],
             state=state,
@@ -98,6 +100,8 @@ def _write_slices(partial: Path, optimizer: ShardedOptimizer, rank: int) -> Save
                 content[slice_key(kind, layout.parameters[piece.parameter].name, piece.start)] = (
                     view.cpu().clone()
                 )
+    if rank == 0:
+        content |= {vector_key(kind): vector.cpu() for kind, vector in optimizer.vectors.items()}
     path = partial / f"rank-{rank:05d}.safetensors"
     save_file(content, path)
     sync(path)

@@ -56,6 +56,19 @@ def check_belonging(recipe: Recipe, said: Mapping[str, Said], default_place: str
             f"{chosen['train.spike_window'].place}: train.spike_window has no meaning alone: say train.spike_factor, "
             "how many medians of that window a gradient norm may be."
         )
+    if "phase.moments" in chosen and recipe.phase.checkpoint is None:
+        raise UsageError(
+            f"{chosen['phase.moments'].place}: phase.moments has no meaning alone: say phase.checkpoint too."
+        )
+    if recipe.phase.moments == "nvidia-kept" and recipe.optimizer.name not in ADAM:
+        raise UsageError(
+            f"{said['phase.moments'].place}: phase.moments nvidia-kept belongs to {_listed(ADAM)}, whose bias "
+            f"correction it begins anew, not to {recipe.optimizer.name}: say kept or reset."
+        )
+    if recipe.log.graph_breaks and not recipe.train.compile:
+        raise UsageError(
+            "log.graph_breaks lists where compiled layers are interrupted: say train.compile=true too."
+        )
     _check_missing(recipe)
 
 
@@ -69,10 +82,15 @@ def _check_missing(recipe: Recipe) -> None:
                     f"schedule.{key} is missing: the schedule {schedule.name} multiplies the rate by "
                     "schedule.decay_rate once in schedule.decay_every steps; say both."
                 )
-    if optimizer.lr_scaling != "none" and optimizer.base_batch is None:
+    if optimizer.lr_scaling != "none" and optimizer.base_batch is None and not train.batch_stages:
         raise UsageError(
             f"optimizer.base_batch is missing: with optimizer.lr_scaling {optimizer.lr_scaling} it says at how many "
             "samples per step optimizer.lr was found."
+        )
+    if train.batch_stages and train.batch_plan.staged_steps >= recipe.planned_steps:
+        raise UsageError(
+            f"train.batch_stages take {train.batch_plan.staged_steps} steps but the run has {recipe.planned_steps}: "
+            "they must leave steps to train.global_batch."
         )
     if optimizer.nesterov and not optimizer.momentum:
         raise UsageError("optimizer.nesterov needs a momentum: set optimizer.momentum above 0.")

@@ -1,10 +1,14 @@
 """The recipe: what is computed. Every key with its type, range and default."""
 
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pretrain.config.batch_plan import BatchPlan
+
 PositiveInt = Annotated[int, Field(gt=0)]
+Pair = Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -71,6 +75,16 @@ class Model(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None  # None: what the model's own config says
 
 
+class Phase(Section):
+    """What a run begins with that was trained before: the master weights of a checkpoint, and perhaps its moments.
+
+    Everything else begins anew: steps, rows, the schedule with its warm-up, the loss scale.
+    """
+
+    checkpoint: str | None = None  # a checkpoint, or a run folder, whose latest one it is
+    moments: Literal["reset", "kept", "nvidia-kept"] = "reset"
+
+
 class Train(Section):
     """How long, in which batches. `global_batch` counts rows of seq_len tokens per step over all ranks.
 
@@ -81,8 +95,10 @@ class Train(Section):
     tokens: PositiveInt | None = None
     hours: Annotated[float, Field(gt=0)] | None = None  # of all starts of the run together
     global_batch: PositiveInt = 256
+    batch_stages: list[Pair] = []  # before it: [steps, rows], ascending
     micro_batch: PositiveInt | Literal["auto"] = "auto"
     activation_checkpointing: Literal["none", "full"] | PositiveInt = "none"
+    compile: bool = False
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the masked-token loss, in training only
     spike_factor: Annotated[float, Field(gt=1)] | None = (
         None  # None: no step is skipped for its gradient norm
@@ -93,11 +109,26 @@ class Train(Section):
         20  # in a row that end the run: spikes; overflows at the lowest loss scale
     )
 
+    @model_validator(mode="after")
+    def _stages_ascend(self) -> Self:
+        sizes = self.batch_plan.sizes
+        if any(later <= earlier for earlier, later in pairwise(sizes)):
+            raise ValueError(
+                f"batch_stages and then global_batch take {', '.join(map(str, sizes))} rows: each must be more than "
+                "the one before"
+            )
+        return self
+
+    @property
+    def batch_plan(self) -> BatchPlan:
+        """The rows of every step."""
+        return BatchPlan(self.global_batch, tuple((steps, rows) for steps, rows in self.batch_stages))
+
 
 class Optimizer(Section):
-    """LAMB, AdamW or SGD; which key belongs to which, `belonging` knows."""
+    """LAMB, AdamW, SGD or Adafactor; which key belongs to which, `belonging` knows."""
 
-    name: Literal["lamb", "adamw", "sgd"] = "lamb"
+    name: Literal["lamb", "adamw", "sgd", "adafactor"] = "lamb"
     variant: Literal["paper", "nvidia", "deepspeed"] = "paper"
     lr: Annotated[float, Field(gt=0)] = 1e-3
     lr_scaling: Literal["none", "linear", "sqrt"] = "none"
@@ -153,6 +184,7 @@ class Log(Section):
 
     every: PositiveInt = 10
     samples: bool = False
+    graph_breaks: bool = False
     parameters_every: Annotated[int, Field(ge=0)] = 0  # trust ratios and norms of each parameter; 0: never
 
 
@@ -162,6 +194,7 @@ class Recipe(Section):
     seed: Annotated[int, Field(ge=0)] = 42
     data: Data = Data()
     model: Model = Model()
+    phase: Phase = Phase()
     train: Train = Train()
     optimizer: Optimizer = Optimizer()
     schedule: ScheduleSection = ScheduleSection()
@@ -174,7 +207,7 @@ class Recipe(Section):
         """Of `train.steps` and `train.tokens`, what is reached first if rows are full."""
         limits = [] if self.train.steps is None else [self.train.steps]
         if self.train.tokens is not None:
-            limits.append(-(-self.train.tokens // (self.train.global_batch * self.data.seq_len)))
+            limits.append(self.train.batch_plan.steps_for(self.train.tokens / self.data.seq_len))
         return min(limits)
 
     @property

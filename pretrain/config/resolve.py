@@ -9,6 +9,7 @@ import json
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -96,32 +97,27 @@ def resolve(
 
 
 def batch_cut(config: RunConfig, world_size: int) -> tuple[int, int]:
-    """(micro_batch, accumulation): rows per rank and forward pass, and passes per step.
+    """(micro_batch, accumulation): rows per rank and forward pass, and passes per step of train.global_batch.
+
+    The stages before it have fewer passes of the same micro-batch.
 
     Raises:
-        UsageError: the global batch is not micro_batch * ranks * accumulation.
+        UsageError: a global batch is not micro_batch * ranks * accumulation.
     """
     train, said = config.recipe.train, config.engine.gradient_accumulation_steps
-    if train.global_batch < world_size:
-        raise UsageError(
-            f"train.global_batch is {train.global_batch} rows but there are {world_size} ranks: give every rank a row, "
-            "or start fewer ranks."
-        )
-    if train.global_batch % world_size:
-        raise UsageError(
-            f"train.global_batch of {train.global_batch} rows does not divide over {world_size} ranks: choose a "
-            f"multiple of {world_size}."
-        )
+    sizes = train.batch_plan.sizes
+    for rows in sizes:
+        if rows % world_size:
+            raise UsageError(_rows_without_a_rank(rows, rows == train.global_batch, world_size))
     rows_per_rank = train.global_batch // world_size
+    common = gcd(*sizes) // world_size  # of the ranks' shares; their multiple, because each of them is one
     if train.micro_batch != "auto":
         micro_batch = train.micro_batch
     elif said != "auto":
         micro_batch = max(1, rows_per_rank // said)
     else:
         limit = max(1, MAX_AUTO_TOKENS // config.recipe.data.seq_len)
-        micro_batch = max(
-            rows for rows in range(1, min(limit, rows_per_rank) + 1) if rows_per_rank % rows == 0
-        )
+        micro_batch = max(rows for rows in range(1, min(limit, common) + 1) if common % rows == 0)
     accumulation = rows_per_rank // micro_batch
     if micro_batch * accumulation != rows_per_rank or (said != "auto" and said != accumulation):
         steps = said if said != "auto" else accumulation
@@ -130,7 +126,23 @@ def batch_cut(config: RunConfig, world_size: int) -> tuple[int, int]:
             f"{steps} accumulation steps is {micro_batch * world_size * steps}: change train.global_batch, "
             "train.micro_batch or gradient_accumulation_steps so that the product is equal."
         )
+    for rows in sizes:
+        if rows % (micro_batch * world_size):
+            raise UsageError(
+                f"train.batch_stages has a stage of {rows} rows, which micro-batches of {micro_batch} rows on "
+                f"{world_size} rank(s) do not divide: make it a multiple of {micro_batch * world_size}, or lower "
+                "train.micro_batch."
+            )
     return micro_batch, accumulation
+
+
+def _rows_without_a_rank(rows: int, is_global_batch: bool, world_size: int) -> str:
+    what = "train.global_batch" if is_global_batch else "a stage of train.batch_stages"
+    if rows < world_size:
+        return f"{what} is {rows} rows but there are {world_size} ranks: give every rank a row, or start fewer ranks."
+    return (
+        f"{what} of {rows} rows does not divide over {world_size} ranks: choose a multiple of {world_size}."
+    )
 
 
 def _read_engine(path: Path | None) -> EngineConfig:

@@ -49,6 +49,7 @@ class MetricsWriter:
                 "lr",
                 "grad_norm",
                 "loss_scale",
+                "global_batch",
                 "tokens_per_second",
                 "mfu",
             ):

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pretrain.model.attention import PackedSamples
+from pretrain.model.compilation import compile_in_training
 from pretrain.model.configs import first_position
 from pretrain.model.flops import TrainingFlops, count_training_flops
 from pretrain.model.heads import has_nsp_head, mlm_logits, nsp_logits
@@ -97,6 +98,15 @@ class PretrainingModel(nn.Module):
     def blocks(self) -> list[GradientCheckpointingLayer]:
         """The encoder layers in order, for wrapping one by one."""
         return [module for module in self.encoder.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+    def compile_blocks(self) -> None:
+        """Every encoder layer is compiled at its first training step; to be called once an engine has wrapped them.
+
+        What engines hang before and after a layer stays outside of the compiled code, and so do embeddings and heads,
+        whose shapes differ. Validation, with shapes of its own, is not compiled.
+        """
+        for block in self.blocks():
+            compile_in_training(block)
 
     def _hidden_states(self, batch: ModelInput) -> Tensor:
         """[rows, seq_len, hidden_size] after the last layer."""

@@ -1,11 +1,12 @@
-"""Optimizers over shards: LAMB, AdamW and SGD that stay exact however the weights are cut; rates and lengths."""
+"""Optimizers over shards that stay exact however the weights are cut: LAMB, AdamW, SGD, Adafactor; rates, lengths."""
 
+from pretrain.optim.adafactor import AdafactorOptions
 from pretrain.optim.adamw import AdamWOptions
 from pretrain.optim.decay import decay_of
 from pretrain.optim.lamb import LambOptions
 from pretrain.optim.length import Progress, RunLength
 from pretrain.optim.loss_scale import LossScaleOptions, LossScaler, LossScaleState
-from pretrain.optim.scaling import scaled_lr
+from pretrain.optim.scaling import ScalingRule, scaled_lr
 from pretrain.optim.schedule import Schedule
 from pretrain.optim.sgd import SgdOptions
 from pretrain.optim.sharded import Rule, ShardedOptimizer
@@ -13,6 +14,7 @@ from pretrain.optim.skipping import Skip, SkipReason
 from pretrain.optim.spikes import SpikeRule
 
 __all__ = [
+    "AdafactorOptions",
     "AdamWOptions",
     "LambOptions",
     "LossScaleOptions",
@@ -21,6 +23,7 @@ __all__ = [
     "Progress",
     "Rule",
     "RunLength",
+    "ScalingRule",
     "Schedule",
     "SgdOptions",
     "ShardedOptimizer",

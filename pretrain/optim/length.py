@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+from pretrain.config import BatchPlan
+
+_WITHOUT_STAGES = BatchPlan(1)
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -17,13 +21,15 @@ class Progress:
 class RunLength:
     """The limits of a run; None is none. One of steps and tokens is given, because the rate decays by them.
 
-    `planned_steps`: of steps and tokens, what is reached first, if rows are full; the schedule's total.
+    `planned_steps`: of steps and tokens, what is reached first, if rows are full; the schedule's total. `batches`: the
+    rows of each step, relative to each other; only stages that differ matter.
     """
 
     planned_steps: int
     steps: int | None = None
     tokens: int | None = None
     seconds: float | None = None
+    batches: BatchPlan = _WITHOUT_STAGES
 
     def reached(self, progress: Progress) -> str | None:
         """The recipe key whose limit is reached, or None while the run goes on."""
@@ -45,6 +51,10 @@ class RunLength:
         return min(1.0, max(by_steps, progress.tokens / self.tokens))
 
     def expected_steps(self, progress: Progress) -> int:
-        """Of the whole run, from what is done of it; the clock left out."""
-        share = self.share(progress)
-        return round(progress.steps / share) if share else self.planned_steps
+        """Of the whole run, if its rows go on to hold what those that are done hold; the clock left out."""
+        if self.tokens is None or not progress.tokens:
+            return self.planned_steps
+        by_tokens = self.batches.steps_for(
+            self.batches.rows_in(progress.steps) * self.tokens / progress.tokens
+        )
+        return by_tokens if self.steps is None else min(by_tokens, self.steps)

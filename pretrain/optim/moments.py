@@ -1,7 +1,7 @@
 """What a rule is given in one step, and Adam's part of it: the moments and the direction they give."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import sqrt
 
@@ -50,6 +50,7 @@ class LocalSlices:
     moments: Mapping[str, list[torch.Tensor]]
     parameter_decays: list[float]
     gradient_factor: float = 1.0
+    vectors: Mapping[str, torch.Tensor] = field(default_factory=dict)  # what every rank holds whole, by kind
 
     @property
     def decays(self) -> list[float]:

@@ -36,6 +36,9 @@ class Schedule:
     decay_rate: float = 1.0
     decay_steps: int = 1
     warmup_shape: WarmupShape = "linear"
+    warmup_share: float | None = (
+        None  # of the run at the end of warm-up, where shares are no shares of the steps
+    )
 
     def __call__(self, step: int, share: float | None = None) -> float:
         """The rate of the step that follows `step` finished ones; the first step has `step` 0.
@@ -77,5 +80,6 @@ class Schedule:
             return step / self.total_steps if share is None else share
         if share is None:
             return (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
-        warmed_up = min(1.0, self.warmup_steps / self.total_steps)
+        by_steps = min(1.0, self.warmup_steps / self.total_steps)
+        warmed_up = by_steps if self.warmup_share is None else self.warmup_share
         return (share - warmed_up) / (1 - warmed_up) if warmed_up < 1 else 1.0

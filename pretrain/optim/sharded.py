@@ -12,6 +12,7 @@ from math import isfinite, isnan, nan
 
 import torch
 
+from pretrain.optim.adafactor import AdafactorOptions
 from pretrain.optim.adamw import AdamWOptions
 from pretrain.optim.decay import decay_of
 from pretrain.optim.lamb import LambOptions
@@ -21,7 +22,7 @@ from pretrain.optim.skipping import Skip
 from pretrain.optim.spikes import SpikeRule
 from pretrain.sharding import Shard, ShardLayout
 
-Rule = LambOptions | AdamWOptions | SgdOptions
+Rule = LambOptions | AdamWOptions | SgdOptions | AdafactorOptions
 
 
 @dataclass
@@ -38,7 +39,7 @@ class _Pending:
 
 
 class ShardedOptimizer(torch.optim.Optimizer):
-    """LAMB, AdamW or SGD over the slices of a `ShardLayout`, with clipping by the one global gradient norm.
+    """LAMB, AdamW, SGD or Adafactor over the slices of a `ShardLayout`, with clipping by the one global gradient norm.
 
     There is one parameter group only, because ZeRO calls `step()` once per group: weight decay and its
     exclusions belong to a slice. Moments are float32, shaped like the shard they belong to.
@@ -60,9 +61,11 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self.decay_1d = decay_1d
         self.max_grad_norm = max_grad_norm  # 0 = no clipping
         self.applied_steps = 0
+        self.earlier_steps = 0  # that the moments hold from before the first of these
         self.spikes = spikes
         self.recent_norms: list[float] = []  # of the last updates, where there is a rule for spikes
         self.spikes_in_row = 0  # since the last update
+        self.vectors: dict[str, torch.Tensor] = {}  # of the rule, whole and equal on every rank
         self._figures: ParameterFigures = {}
         self._layout: ShardLayout | None = None
         self._pending: _Pending | None = None
@@ -76,6 +79,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
     def bind(self, layout: ShardLayout) -> None:
         """Takes the layout and makes zero moments for each of its shards."""
         self._layout = layout
+        if isinstance(self.rule, AdafactorOptions):
+            self.vectors = self.rule.new_vectors(layout)
         for shard in layout.shards:
             state = self.state[shard.tensor]
             for kind in self.rule.moment_kinds:
@@ -135,8 +140,9 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 decay_of(info, self.weight_decay, self.decay_1d) for info in self.layout.parameters
             ],
             gradient_factor=self._gradient_factor(pending.grad_norm, pending.grad_scale),
+            vectors=self.vectors,
         )
-        figures = self.rule.apply(local, pending.lr, self.applied_steps + 1)
+        figures = self.rule.apply(local, pending.lr, self.earlier_steps + self.applied_steps + 1)
         for kind, values in figures.items():
             earlier = pending.figures.get(kind, values)
             pending.figures[kind] = torch.where(values.isnan(), earlier, values)

@@ -159,3 +159,29 @@ def test_a_window_needs_its_factor(read: Read) -> None:
     ):
         read("", "train.spike_window=8")
     assert read("", "train.spike_window=8", "train.spike_factor=3").recipe.train.spike_window == 8
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "is_known"), [("lamb", True), ("adamw", True), ("sgd", False), ("adafactor", False)]
+)
+def test_bias_correction_begins_anew_where_there_is_one(read: Read, optimizer: str, is_known: bool) -> None:
+    phase = (f"optimizer.name={optimizer}", "phase.checkpoint=runs/one", "phase.moments=nvidia-kept")
+    if is_known:
+        assert read("", *phase).recipe.phase.moments == "nvidia-kept"
+        return
+    with pytest.raises(
+        UsageError, match=rf"moments nvidia-kept belongs to lamb and adamw, .* not to {optimizer}"
+    ):
+        read("", *phase)
+
+
+def test_graph_breaks_are_those_of_compiled_layers(read: Read) -> None:
+    assert read("", "log.graph_breaks=true", "train.compile=true").recipe.log.graph_breaks
+    with pytest.raises(UsageError, match=r"log\.graph_breaks .* say train\.compile=true too"):
+        read("", "log.graph_breaks=true")
+
+
+def test_moments_of_a_phase_need_its_checkpoint(read: Read) -> None:
+    assert read("", "phase.checkpoint=runs/one", "phase.moments=kept").recipe.phase.moments == "kept"
+    with pytest.raises(UsageError, match=r"phase\.moments has no meaning alone: say phase\.checkpoint"):
+        read("", "phase.moments=kept")

@@ -75,7 +75,7 @@ def test_by_tokens_ends_at_the_first_step_that_reaches_them(folder: Path) -> Non
     assert len(records) > TOKENS / (4 * 32)  # padding does not count
     assert f"Done: {len(records)} steps, by train.tokens" in out
     # Warm-up by steps, then in a straight line by what was there before the step, of the tokens left after warm-up.
-    warmed_up = 2 / 6  # of the 6 steps that full rows would take
+    warmed_up = 2 * 4 * 32 / TOKENS  # of two steps of full rows
     rates = [PEAK * min(1.0, 1 - (before / TOKENS - warmed_up) / (1 - warmed_up)) for before in seen[2:-1]]
     assert [record["lr"] for record in records] == pytest.approx([PEAK / 2, PEAK, *rates])
     assert (folder / "tokens" / "model" / "model.safetensors").exists()

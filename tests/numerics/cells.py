@@ -42,6 +42,7 @@ class Cell:
     zero: tuple[tuple[str, int], ...] = ()  # more keys of the zero_optimization block
     offload: Offload = "nothing"
     fp16: tuple[tuple[str, int], ...] = (("initial_scale_power", 10),)  # keys of its block, under fp16
+    compile: bool = False
 
     @classmethod
     def of(cls, row: Row) -> "Cell":
@@ -63,7 +64,7 @@ class Cell:
         every_second = "half" if self.checkpointing == 2 else self.checkpointing
         names = [self.backend, f"{self.stage}", self.precision, f"{self.ranks}x{self.accumulation}"]
         names += [f"recompute-{every_second}", "packed" if self.packing else "padded", self.optimizer]
-        names += [f"{key}={value}" for key, value in self.zero]
+        names += ["compiled"] * self.compile + [f"{key}={value}" for key, value in self.zero]
         return "-".join(names + [f"offload-{self.offload}"] * (self.offload != "nothing"))
 
     @property

@@ -51,6 +51,7 @@ def courses_of(folder: Path, cells: list[Cell], steps: int) -> list[Outcome]:
     store = TokenStore.open(folder / "store")
     outcomes = []
     for cell in cells:
+        torch._dynamo.reset()  # a run has one engine; the graphs of several would be counted together
         backend = make_backend(cell, store, folder)
         assert len(backend.layout.shards) > 1 or "sub_group_size" not in dict(cell.zero), "no sub-groups"
         outcomes.append(train_course(backend, store, cell, steps))
@@ -88,6 +89,7 @@ def engine_options(cell: Cell) -> EngineOptions:
         cell.accumulation,
         cell.ranks,
         torch.device("cpu"),
+        cell.compile,
     )
 
 

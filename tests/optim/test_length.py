@@ -2,6 +2,7 @@
 
 import pytest
 
+from pretrain.config import BatchPlan
 from pretrain.optim import Progress, RunLength
 
 
@@ -38,3 +39,11 @@ def test_steps_are_expected_from_those_that_were_done() -> None:
     by_tokens = RunLength(8, None, 1000)
     assert by_tokens.expected_steps(Progress()) == 8
     assert by_tokens.expected_steps(Progress(5, 250)) == 20
+    assert RunLength(8, 15, 1000).expected_steps(Progress(5, 250)) == 15
+
+
+def test_steps_are_expected_from_rows_where_the_batch_grows() -> None:
+    """Rows of 5 tokens: 200 take 1,000, of which 10 x 2 and 10 x 4 in stages, and 140 by 8."""
+    length = RunLength(0, None, 1000, batches=BatchPlan(8, ((10, 2), (10, 4))))
+    for steps, tokens in ((1, 10), (10, 100), (15, 200), (20, 300), (25, 500)):
+        assert length.expected_steps(Progress(steps, tokens)) == 10 + 10 + 18

@@ -73,7 +73,7 @@ REFUSED_KEYS: Mapping[str, str] = MappingProxyType(
         "zero_optimization.save_muon_momentum_buffer_in_memory": _OWN_OPTIMIZER,
         "aio": "leave it out: it serves NVMe offload, which is not carried",
         "cuda_visible_devices": "set CUDA_VISIBLE_DEVICES in the environment",
-        "compile": "leave it out: it compiles for DeepSpeed alone",
+        "compile": "set train.compile in the recipe",
         "data_types.param_dtype": "leave it out: master weights are always fp32",
         "data_types.buffer_dtype": "leave it out",
         "elasticity": _REMOVED + "; every checkpoint loads on any number of ranks",
