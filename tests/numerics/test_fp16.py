@@ -21,17 +21,17 @@ from pretrain.data.loader import Loader, StepBatches
 from pretrain.data.order import Cursor
 from pretrain.data.store import TokenStore
 from pretrain.optim import LambOptions, LossScaleState, ShardedOptimizer, Skip
-from tests.numerics.cells import Cell, in_one_process
+from tests.numerics.cells import SUB_GROUPS, Cell, in_one_process
 from tests.numerics.conftest import Judge
-from tests.numerics.courses import engine_options, enter, make_backend, run_cells
-from tests.numerics.outcome import deviation
+from tests.numerics.courses import courses_of, engine_options, enter, make_backend
+from tests.numerics.outcome import Outcome, deviation, joined
 from tests.numerics.recipe import GLOBAL_BATCH, SEED, make_model
 from tests.numerics.runs import STEPS, Ending, Start, newest, prepare, records, start
 from tests.worlds import run_ranks
 
 # Measured: at most 1.1e-4 (loss) and 4.6e-4 (gradient norm), bf16's thirtieth part.
 LOSS_TOLERANCE, NORM_TOLERANCE = 5e-4, 2e-3
-SUB_GROUPS = (("sub_group_size", 5000), ("stage3_param_persistence_threshold", 100))
+SAMPLED = (("fsdp", 0), ("fsdp", 3), ("deepspeed", 0), ("deepspeed", 2))
 CELLS = sorted(
     [
         *(Cell("fsdp", stage, precision="fp16") for stage in range(4)),
@@ -40,6 +40,8 @@ CELLS = sorted(
     ],
     key=in_one_process,
 )
+# Replicas and shards; whole, flat and sub-grouped partitions.
+SAMPLE = [cell for cell in CELLS if cell.zero or (cell.backend, cell.stage) in SAMPLED]
 START_SCALE = 2.0**10  # of a cell
 LR = 0.01
 Where = Literal["pass", "shard"]
@@ -48,9 +50,21 @@ STOP = f"train.stop_at_step={HALF}"
 pytestmark = pytest.mark.slow
 
 
-def test_stays_near_one_plain_process_in_float64(course_folder: Path, judge: Judge) -> None:
+OnRank = tuple[dict[str, "Overflow"], list[Outcome]]
+
+
+@pytest.fixture(scope="module")
+def ranks(course_folder: Path, in_full: bool) -> list[OnRank]:
+    """On each of two ranks: what an overflow on one of them does to every cell, and the courses of the sample."""
+    return list(
+        run_ranks(overflows_and_courses, 2, course_folder, CELLS if in_full else SAMPLE, timeout=400.0)
+    )
+
+
+def test_stays_near_one_plain_process_in_float64(ranks: list[OnRank], judge: Judge, in_full: bool) -> None:
     plain = judge(CELLS[0].setting(STEPS), torch.float64)
-    for cell, outcome in run_cells(course_folder, CELLS, STEPS, timeout=240.0).items():
+    courses = [joined([rank[index] for _, rank in ranks]) for index in range(len(ranks[0][1]))]
+    for cell, outcome in zip(CELLS if in_full else SAMPLE, courses, strict=True):
         found = deviation(plain, outcome)
         print(cell, found.loss, found.grad_norm)
         assert 1e-6 < found.loss < LOSS_TOLERANCE, (cell, found)
@@ -146,7 +160,8 @@ class AdvancesAMoment(ShardedOptimizer):
         return norm, skip
 
 
-def overflows(folder: Path) -> dict[str, Overflow]:
+def overflows_and_courses(folder: Path, cells: list[Cell]) -> OnRank:
+    """On a rank; the courses are those of `cells`."""
     enter()
     store = TokenStore.open(folder / "store")
     stream = row_stream(store, "train", CELLS[0].setting(STEPS).sampling, SEED)
@@ -167,7 +182,11 @@ def overflows(folder: Path) -> dict[str, Overflow]:
     found = {"mutant": overflow_under(mutant, steps)}
     for stage in (1, 2, 3):
         found[f"one element, stage {stage}"] = overflow_under(make(CELLS[stage]), steps, "shard")
-    return found | {str(cell): overflow_under(make(cell), steps) for cell in CELLS}
+    courses = []
+    for cell in CELLS:
+        found[str(cell)] = overflow_under(make(cell), steps)
+        courses += courses_of(folder, [cell], STEPS) if cell in cells else []
+    return found, courses
 
 
 def once(cell: Cell) -> Cell:
@@ -175,8 +194,8 @@ def once(cell: Cell) -> Cell:
     return replace(cell, fp16=(*cell.fp16, ("hysteresis", 1)))
 
 
-def test_overflow_on_one_rank_of_two(course_folder: Path) -> None:
-    first, second = run_ranks(overflows, 2, course_folder, timeout=240.0)
+def test_overflow_on_one_rank_of_two(ranks: list[OnRank]) -> None:
+    (first, _), (second, _) = ranks
     for name, found in first.items():
         other = second[name]
         for result in (found.result, other.result):

@@ -6,7 +6,7 @@ import pytest
 
 from pretrain.backends.carried import BackendName
 from tests.numerics.outcome import relative
-from tests.numerics.runs import Ending, Start, newest, prepare, records, start
+from tests.numerics.runs import ENGINES, Ending, Start, newest, prepare, records, start
 from tests.worlds import run_ranks
 
 TOLERANCE = 1e-6
@@ -21,26 +21,32 @@ SGD = (
     "train.steps=8",
 )
 CLOCK = (f"train.hours={HOURS}", "train.steps=99999", "eval.every=0", "checkpoint.every=0")
-BACKENDS: tuple[BackendName, ...] = ("fsdp", "deepspeed")
+SAMPLE = (("fsdp", 0), ("fsdp", 2), ("deepspeed", 1), ("deepspeed", 3))
 pytestmark = pytest.mark.slow
 
 
+def engines(in_full: bool) -> list[tuple[BackendName, int]]:
+    return [engine for engine in ENGINES if in_full or engine in SAMPLE]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "stage" in metafunc.fixturenames:
+        metafunc.parametrize(("backend", "stage"), engines(metafunc.config.getoption("--in-full")))
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, in_full: bool) -> Path:
     path = tmp_path_factory.mktemp("lengths")
     prepare(path)
     starts = [
         Start(path / f"{backend}-{stage}", backend, f"zero{stage}", SGD)
-        for backend in BACKENDS
-        for stage in range(4)
+        for backend, stage in engines(in_full)
     ]
     starts += [Start(path / "clock", "fsdp", "zero2", CLOCK)] * 2
     assert run_ranks(start, 2, path, starts, timeout=240.0) == [[Ending(0)] * len(starts)] * 2
     return path
 
 
-@pytest.mark.parametrize("stage", range(4))
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_sgd_is_the_same_under_every_engine_and_stage(folder: Path, backend: str, stage: int) -> None:
     whole, cut = records(folder / "fsdp-0"), records(folder / f"{backend}-{stage}")
     assert [record["lr"] for record in cut] == [record["lr"] for record in whole]

@@ -32,7 +32,9 @@ pytestmark = pytest.mark.slow
 
 
 def all_cells(in_full: bool) -> list[Cell]:
-    return [*(cells.matrix() if in_full else cells.sample()), *cells.special()]
+    if in_full:
+        return [*cells.matrix(), *cells.special()]
+    return [*cells.sample(), *cells.special_sample()]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,8 +1,9 @@
-"""Where the pieces lie - in groups of ranks, on the CPU - changes neither the course nor what a checkpoint holds."""
+"""Where the pieces lie - in groups of ranks, on the CPU - changes neither the course nor what a checkpoint holds.
 
-import json
-import shutil
-from dataclasses import replace
+Two worlds: one of four ranks, and one of two that goes on with what the first has saved, and the other way about.
+"""
+
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,49 +17,75 @@ from pretrain.backends.carried import BackendName
 from pretrain.backends.deepspeed import engine_json
 from pretrain.config import EngineConfig
 from pretrain.data.store import TokenStore
-from tests.numerics.cells import Cell
+from tests.numerics.cells import GROUPS, SECOND, Cell
 from tests.numerics.conftest import Judge
 from tests.numerics.courses import engine_options, enter, make_backend, train_course
 from tests.numerics.deviations import FP32_NORM, LOSS
 from tests.numerics.mutants import OverReplicas
 from tests.numerics.outcome import Outcome, relative
 from tests.numerics.runs import STEPS, Ending, Start, newest, prepare, records, start
-from tests.worlds import ROOT, run_ranks
+from tests.worlds import run_ranks
 
 HALF = STEPS // 2
 STOP = f"train.stop_at_step={HALF}"
 NO_DROPOUT = "model.dropout=0.0"
-FP32 = {"bf16": {"enabled": False}}
 CROSS_TOLERANCE = 1e-6
-IN_GROUPS = Cell("fsdp", 3, 4, zero=(("mics_shard_size", 2),))
+IN_GROUPS = Cell("fsdp", 3, 4, zero=GROUPS)
 BACKENDS: tuple[BackendName, ...] = ("fsdp", "deepspeed")
+COURSE_STEPS = 20
 pytestmark = pytest.mark.slow
 
 
-def over_replicas(folder: Path, steps: int) -> tuple[Outcome, list[list[int]]]:
-    """On a rank: two groups of two whose norms are added over all four; and who is in this rank's group."""
+@dataclass(frozen=True)
+class FourRanks:
+    """What a world of four says of a wrong course, of who is in a rank's group, of FSDP and of its runs."""
+
+    over_replicas: Outcome
+    place: list[list[int]]
+    told: dict[str, dict[str, Any]]
+    endings: list[Ending]
+
+
+def four_ranks(courses: Path, runs: Path) -> FourRanks:
+    """On a rank: all that needs a world of four."""
     enter()
+    wrong, place = over_replicas(courses)
+    told = facts(courses)
+    first = Start(runs / "groups", "fsdp", "groups", (NO_DROPOUT, STOP))
+    endings = start(runs, [first])
+    saved = f"{newest(runs / 'groups')[0]}"
+    endings += start(
+        runs, [Start(runs / f"{each}-second", each, "second", (NO_DROPOUT,), saved) for each in BACKENDS]
+    )
+    return FourRanks(wrong, place, told, endings)
+
+
+@pytest.fixture(scope="module")
+def of_four(course_folder: Path, folder: Path) -> list[FourRanks]:
+    return list(run_ranks(four_ranks, 4, course_folder, folder, timeout=400.0))
+
+
+def over_replicas(folder: Path) -> tuple[Outcome, list[list[int]]]:
+    """Two groups of two whose norms are added over all four; and who is in this rank's group."""
     store = TokenStore.open(folder / "store")
     backend = make_backend(IN_GROUPS, store, folder)
     ours = backend.layout
     assert ours.group is not None
     place = [dist.get_process_group_ranks(ours.group), [ours.replica]]
     backend.optimizer.bind(OverReplicas(ours.parameters, ours.shards, ours.group, ours.replica))
-    return train_course(backend, store, IN_GROUPS, steps), place
+    return train_course(backend, store, IN_GROUPS, COURSE_STEPS), place
 
 
-def test_norms_summed_over_replicas_are_red(course_folder: Path, judge: Judge) -> None:
+def test_norms_summed_over_replicas_are_red(of_four: list[FourRanks], judge: Judge) -> None:
     """The sound course is a cell of the matrix. Neighbours are a group, as the ranks of a machine are."""
-    steps = 20
-    found = run_ranks(over_replicas, 4, course_folder, steps, timeout=240.0)
-    assert [place for _, place in found] == [[[0, 1], [0]], [[0, 1], [0]], [[2, 3], [1]], [[2, 3], [1]]]
-    sound, course = judge(IN_GROUPS.setting(steps)), found[0][0]
+    places = [rank.place for rank in of_four]
+    assert places == [[[0, 1], [0]], [[0, 1], [0]], [[2, 3], [1]], [[2, 3], [1]]]
+    sound, course = judge(IN_GROUPS.setting(COURSE_STEPS)), of_four[0].over_replicas
     assert relative(sound.grad_norms[:1], course.grad_norms[:1]) == pytest.approx(2**0.5 - 1, abs=1e-5)
     assert relative(sound.losses, course.losses) > 100 * LOSS["fp32"]
     assert relative(sound.grad_norms, course.grad_norms) > 100 * FP32_NORM
 
 
-SECOND = (("zero_hpz_partition_size", 2),)
 ONE_LAYER = 12_000  # elements; each of the two layers has some 10,000
 CUTS = {
     "all ranks": Cell("fsdp", 3, 4),
@@ -71,8 +98,7 @@ CUTS = {
 
 
 def facts(folder: Path) -> dict[str, dict[str, Any]]:
-    """On a rank: of the first layer under each of `CUTS`, what FSDP was told."""
-    enter()
+    """Of the first layer under each of `CUTS`, what FSDP was told."""
     store = TokenStore.open(folder / "store")
     found = {}
     for name, cell in CUTS.items():
@@ -90,9 +116,9 @@ def facts(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def test_fsdp_is_told_what_the_ds_config_says(course_folder: Path) -> None:
+def test_fsdp_is_told_what_the_ds_config_says(of_four: list[FourRanks]) -> None:
     """Results do not show it: on a CPU all of it is the same."""
-    found = run_ranks(facts, 4, course_folder, timeout=240.0)[0]
+    found = of_four[0].told
     between = {name: each["group between the passes"] for name, each in found.items()}
     expected = {
         "all ranks": 4,
@@ -135,58 +161,51 @@ def test_memory_is_pinned_for_a_gpu_alone(device: str, pin: bool | None) -> None
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs in groups on four ranks and offloaded ones on two, stopped half-way and gone on with elsewhere."""
     path = tmp_path_factory.mktemp("placement")
     prepare(path)
-    for name in ("zero2_offload", "zero3_offload"):
-        shipped = json.loads((ROOT / "ds_configs" / f"{name}.json").read_text())
-        (path / f"{name}.json").write_text(json.dumps(shipped | FP32))
-    zero = {"stage": 3, "mics_shard_size": 2}
-    (path / "groups.json").write_text(json.dumps({"zero_optimization": zero, **FP32}))
-    stopped = Ending(75, f"Stopped by train.stop_at_step after step {HALF}, saved; start again to continue.")
-
-    def two_ranks(starts: list[Start]) -> list[Ending]:
-        result = run_ranks(start, 2, path, starts, timeout=300.0)[0]
-        assert isinstance(result, list)
-        return result
-
-    in_groups = Start(path / "groups", "fsdp", "groups", (NO_DROPOUT, STOP))
-    assert run_ranks(start, 4, path, [in_groups], timeout=300.0)[0] == [stopped]
-    shutil.copytree(path / "groups", path / "groups-saved")
-    first = [
-        Start(path / "whole", "fsdp", "zero2", (NO_DROPOUT,)),
-        Start(path / "fsdp-offload", "fsdp", "zero3_offload", (NO_DROPOUT, STOP)),
-        Start(path / "deepspeed-offload", "deepspeed", "zero2_offload", (NO_DROPOUT, STOP)),
-    ]
-    assert two_ranks(first) == [Ending(0), stopped, stopped]
-    second = [
-        Start(path / "deepspeed-offload", "fsdp", "zero2", (NO_DROPOUT,)),
-        Start(path / "fsdp-offload", "deepspeed", "zero2", (NO_DROPOUT,)),
-        Start(path / "groups", "deepspeed", "zero3_offload", (NO_DROPOUT,)),
-    ]
-    assert two_ranks(second) == [Ending(0)] * 3
-    (path / "second.json").write_text(json.dumps({"zero_optimization": {"stage": 3, **dict(SECOND)}, **FP32}))
-    third = [Start(path / f"{backend}-second", backend, "second", (NO_DROPOUT,)) for backend in BACKENDS]
-    for each in third:
-        shutil.copytree(path / "groups-saved", each.output)
-    assert run_ranks(start, 4, path, third, timeout=300.0)[0] == [Ending(0)] * 2
     return path
 
 
+@pytest.fixture(scope="module")
+def moved(of_four: list[FourRanks], folder: Path) -> Path:
+    """Runs in groups on four ranks and offloaded ones on two, stopped half-way and gone on with elsewhere."""
+    stopped = Ending(75, f"Stopped by train.stop_at_step after step {HALF}, saved; start again to continue.")
+    assert of_four[0].endings == [stopped, Ending(0), Ending(0)]
+    saved = f"{newest(folder / 'groups')[0]}"
+    starts = [
+        Start(folder / "whole", "fsdp", "zero2", (NO_DROPOUT,)),
+        Start(folder / "fsdp-offload", "fsdp", "zero3_offload", (NO_DROPOUT, STOP)),
+        Start(folder / "deepspeed-offload", "deepspeed", "zero2_offload", (NO_DROPOUT, STOP)),
+        Start(folder / "deepspeed-offload", "fsdp", "zero2", (NO_DROPOUT,)),
+        Start(folder / "fsdp-offload", "deepspeed", "zero2", (NO_DROPOUT,)),
+        Start(folder / "groups-offload", "deepspeed", "zero3_offload", (NO_DROPOUT,), saved),
+    ]
+    endings = run_ranks(start, 2, folder, starts, timeout=300.0)[0]
+    assert endings == [Ending(0), stopped, stopped, *[Ending(0)] * 3]
+    return folder
+
+
 @pytest.mark.parametrize(
-    "run", ["groups", "fsdp-offload", "deepspeed-offload", "fsdp-second", "deepspeed-second"]
+    "run", ["groups-offload", "fsdp-offload", "deepspeed-offload", "fsdp-second", "deepspeed-second"]
 )
-def test_goes_on_elsewhere_as_if_nothing_had_moved(folder: Path, run: str) -> None:
-    whole, moved = records(folder / "whole"), records(folder / run)
-    assert [record["cursor"] for record in moved] == [record["cursor"] for record in whole]
+def test_goes_on_elsewhere_as_if_nothing_had_moved(moved: Path, run: str) -> None:
+    whole, elsewhere = records(moved / "whole")[HALF:], records(moved / run)[-HALF:]
+    assert [record["cursor"] for record in elsewhere] == [record["cursor"] for record in whole]
     for key in ("loss", "grad_norm"):
-        found = relative([record[key] for record in whole], [record[key] for record in moved])
+        found = relative([record[key] for record in whole], [record[key] for record in elsewhere])
         print(f"{key}: {found:.1e}")
         assert found < CROSS_TOLERANCE, key
 
 
-def test_one_replica_writes_the_checkpoint(folder: Path) -> None:
-    path, manifest = newest(folder / "groups-saved")
+def test_groups_and_offload_begin_as_the_whole_run(moved: Path) -> None:
+    whole = [record["loss"] for record in records(moved / "whole")[:HALF]]
+    for run in ("groups", "fsdp-offload", "deepspeed-offload"):
+        losses = [record["loss"] for record in records(moved / run)[:HALF]]
+        assert relative(whole, losses) < CROSS_TOLERANCE, run
+
+
+def test_one_replica_writes_the_checkpoint(moved: Path) -> None:
+    path, manifest = newest(moved / "groups")
     written = manifest.state.written_by
     assert (written["ranks"], written["shard_group"], written["offload"]) == (4, 2, False)
     assert [file.name for file in manifest.files] == ["rank-00000.safetensors", "rank-00001.safetensors"]

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 from transformers.optimization import Adafactor
 
 from pretrain.errors import UsageError
-from pretrain.optim import AdafactorOptions
+from pretrain.optim import AdafactorOptions, Skip, SpikeRule
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
 from tests.optim.cuts import PARAMETERS, TOTAL, Bound, bind, cut_layout, draw, flat_shard, whole_layout
+from tests.worlds import run_ranks
 
 STEPS, LR, DECAY = 12, 0.02, 0.05
 
@@ -79,6 +81,59 @@ def test_a_call_for_some_parameters_leaves_the_averages_of_the_others() -> None:
         assert torch.equal(whole, by_turns)
     for kind, vector in at_once.optimizer.vectors.items():
         assert torch.equal(in_turn.optimizer.vectors[kind], vector), kind
+
+
+def scaled_step(bound: Bound, gradients: list[torch.Tensor]) -> Skip | None:
+    """Of gradients that come with a loss scale."""
+    bound.scatter([128.0 * gradient for gradient in gradients], "grad")
+    bound.optimizer.begin(LR, grad_scale=128.0)
+    bound.optimizer.step()
+    return bound.optimizer.finish()[1]
+
+
+def test_a_loss_scale_is_undone_and_skipped_steps_leave_the_averages() -> None:
+    """Without a trace: an outlier and an overflow between two updates, and a scale that is a power of two."""
+    plain, other = (bind(cut_layout((500,)), AdafactorOptions(), weight_decay=DECAY) for _ in range(2))
+    other.optimizer.spikes = SpikeRule(5.0, 3)
+    for bound in (plain, other):
+        bound.scatter(draw(0), "weight")
+    for step in range(6):
+        if step == 4:
+            for factor, reason in ((100.0, "spike"), (float("inf"), "not finite")):
+                skip = scaled_step(other, [factor * gradient for gradient in draw(99)])
+                assert skip is not None and skip.reason == reason
+        plain.step(draw(step + 1), LR)
+        assert scaled_step(other, draw(step + 1)) is None
+    for ours, theirs in zip(other.gather(), plain.gather(), strict=True):
+        assert torch.equal(ours, theirs)
+    for kind, vector in plain.optimizer.vectors.items():
+        assert torch.equal(other.optimizer.vectors[kind], vector), kind
+    assert other.optimizer.applied_steps == plain.optimizer.applied_steps == 6
+
+
+def half_of_a_replica() -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+    """On a rank of four: one of two halves of everything, of which there are two replicas."""
+    rank = dist.get_rank()
+    groups = [dist.new_group([0, 1]), dist.new_group([2, 3])]
+    ends = (0, 700, TOTAL)
+    shard = flat_shard(ends[rank % 2], ends[rank % 2 + 1], 1)
+    layout = ShardLayout(PARAMETERS, (shard,), groups[rank // 2], rank // 2, torch.device("cpu"))
+    bound = trained(bind(layout, AdafactorOptions(), weight_decay=DECAY))
+    return bound.gather(), dict(bound.optimizer.vectors)
+
+
+def test_sums_go_over_a_replica_and_every_rank_holds_the_averages_whole() -> None:
+    whole = trained(bind(whole_layout(), AdafactorOptions(), weight_decay=DECAY))
+    ranks = run_ranks(half_of_a_replica, 4)
+    for replica in (ranks[:2], ranks[2:]):
+        for index, expected in enumerate(whole.gather()):
+            pieces = [weights[index] for weights, _ in replica]
+            found = torch.where(pieces[0].isnan(), pieces[1], pieces[0])
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+    for _, vectors in ranks:
+        for kind, vector in whole.optimizer.vectors.items():
+            torch.testing.assert_close(vectors[kind], vector, rtol=1e-5, atol=0)
+            assert torch.equal(vectors[kind], ranks[0][1][kind]), kind
 
 
 def test_a_third_axis_is_refused_by_name() -> None:
