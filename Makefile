@@ -19,10 +19,10 @@ INSTALLED = $(VENV)/installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test test-full check bench-data environment clean
+.PHONY: help pretrain test test-full test-matrix check bench-data bench-optimizer environment clean
 
 help: ## what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 pretrain: environment ## environment, then a BERT from the demo text; goes on where a stopped run ended
 	deepspeed --num_gpus $(RANKS) launch/pretrain.py --recipe $(RECIPE) --ds_config $(DS_CONFIG) --output $(OUTPUT)
@@ -32,6 +32,9 @@ test: environment ## environment, then every test
 
 test-full: environment ## the same, with the sweeps that `test` takes a sample of in full
 	python -m pytest --in-full
+
+test-matrix: environment ## every engine, stage, cut and precision beside one plain process; writes the table of the docs
+	python -m pytest --in-full tests/numerics/test_matrix.py --matrix-results tests/benchmarks/results
 
 check: environment ## lint, types and the fast tests
 	ruff check .
@@ -44,6 +47,9 @@ bench-data: environment ## data_prep and batch making beside their peers; about 
 	python -m tests.benchmarks.batches --cache $(BENCH) --output tests/benchmarks/results/batches.json
 	python -m tests.benchmarks.memory --cache $(BENCH) --output tests/benchmarks/results/memory.json
 	python -m tests.benchmarks.start --cache $(BENCH) --output tests/benchmarks/results/start.json
+
+bench-optimizer: environment ## the optimizer step beside torch's fused AdamW, on the CPU; some minutes
+	python -m tests.benchmarks.optimizer --output tests/benchmarks/results/optimizer.json
 
 environment: $(INSTALLED) ## $(VENV) with everything in it
 

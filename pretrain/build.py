@@ -12,7 +12,8 @@ from typing import Any, Literal
 import torch
 
 from pretrain import comm
-from pretrain.backends.base import Backend, EngineOptions, Precision
+from pretrain.backends.base import Backend, EngineOptions
+from pretrain.backends.carried import BackendName, check_carried, choose_precision
 from pretrain.checkpoint import RunState, SavedStore
 from pretrain.comm import Placement
 from pretrain.config import Recipe, RunConfig, batch_cut
@@ -26,9 +27,17 @@ from pretrain.data.stream import RowStream
 from pretrain.errors import UsageError
 from pretrain.evaluate import ENTROPY_TOKENS, Evaluator, HeldoutRows, token_shares
 from pretrain.model import ModelOptions, PretrainingModel, build_model
-from pretrain.optim import AdamWOptions, LambOptions, Schedule, ShardedOptimizer
+from pretrain.optim import (
+    AdafactorOptions,
+    AdamWOptions,
+    LambOptions,
+    Rule,
+    SgdOptions,
+    ShardedOptimizer,
+    SpikeRule,
+)
 
-BackendName = Literal["deepspeed", "fsdp"]
+MEASURED_ROWS = 4096  # of which the samples are counted, at most
 
 
 @dataclass(frozen=True)
@@ -48,12 +57,15 @@ def engine_options(request: Request) -> EngineOptions:
     """Precision and batch cut of this run. Raises UsageError where they cannot be honoured."""
     config = request.config
     micro_batch, accumulation = batch_cut(config, request.place.world_size)
-    enabled = config.engine.bf16.enabled
-    bf16 = comm.has_fast_bf16(request.device) if enabled == "auto" else enabled
-    precision: Precision = "bf16" if bf16 else "fp32"
-    return EngineOptions(
-        config.engine, precision, micro_batch, accumulation, request.place.world_size, request.device
-    )
+    engine, ranks, device = config.engine, request.place.world_size, request.device
+    check_carried(engine, request.backend, ranks)
+    precision, compiled = choose_precision(engine, request.backend, device), config.recipe.train.compile
+    missing = comm.missing_for_compiling(device) if compiled else None
+    if missing is not None:
+        raise UsageError(
+            f"train.compile needs {missing} on every machine of the run: install it, or say false."
+        )
+    return EngineOptions(engine, precision, micro_batch, accumulation, ranks, device, compiled)
 
 
 def sampling_options(recipe: Recipe) -> SamplingOptions:
@@ -80,9 +92,12 @@ def row_stream(store: TokenStore, split: str, options: SamplingOptions, seed: in
 
 def build_encoder(recipe: Recipe, store: TokenStore) -> PretrainingModel:
     """The model for the store, in fp32 on the CPU."""
-    choice = recipe.train.activation_checkpointing
     return build_model(
-        ModelOptions(**recipe.model.model_dump(), activation_checkpointing=choice),
+        ModelOptions(
+            **recipe.model.model_dump(),
+            activation_checkpointing=recipe.train.activation_checkpointing,
+            label_smoothing=recipe.train.label_smoothing,
+        ),
         vocab_size=store.vocab_size,
         special_ids=store.special_ids,
         seq_len=recipe.data.seq_len,
@@ -101,6 +116,8 @@ def build_backend(
         optimizer_rule(recipe),
         weight_decay=recipe.optimizer.weight_decay,
         max_grad_norm=recipe.optimizer.gradient_clipping,
+        decay_1d=recipe.optimizer.decay_1d,
+        spikes=spike_rule(recipe),
     )
     # Imported by choice: each engine takes seconds to import, and one may not be installed.
     if name == "deepspeed":
@@ -112,23 +129,34 @@ def build_backend(
     return FsdpBackend(model, optimizer, engine)
 
 
-def optimizer_rule(recipe: Recipe) -> LambOptions | AdamWOptions:
+def spike_rule(recipe: Recipe) -> SpikeRule | None:
+    """Which steps are skipped for their gradient norm, if any."""
+    factor = recipe.train.spike_factor
+    return None if factor is None else SpikeRule(factor, recipe.train.spike_window)
+
+
+def optimizer_rule(recipe: Recipe) -> Rule:
     """The update rule with its hyper-parameters; what the recipe leaves open is the variant's."""
     section = recipe.optimizer
+    if section.name == "sgd":
+        return SgdOptions(section.momentum, section.nesterov)
+    if section.name == "adafactor":
+        return AdafactorOptions()
     names = ("bias_correction", "min_trust", "max_trust") if section.name == "lamb" else ("bias_correction",)
     said: dict[str, Any] = {name: value for name in names if (value := getattr(section, name)) is not None}
     if section.name == "lamb":
         lamb = LambOptions.variant(section.variant, beta1=section.beta1, beta2=section.beta2, eps=section.eps)
-        return replace(lamb, **said)
+        return replace(lamb, trust_1d=section.trust_1d, **said)
     return replace(AdamWOptions(section.beta1, section.beta2, section.eps), **said)
 
 
 def build_loader(
-    request: Request, corpus: Corpus, sampling: SamplingOptions, engine: EngineOptions, cursor: list[int]
+    request: Request, corpus: Corpus, sampling: SamplingOptions, engine: EngineOptions, start: RunState
 ) -> Loader:
-    """This rank's micro-batches from `cursor` on. Raises DataError for a cursor of another corpus."""
-    recipe, place = request.config.recipe, request.place
-    cut = (recipe.train.global_batch, engine.micro_batch, place.rank, place.world_size)
+    """This rank's micro-batches from `start` on. Raises DataError for a cursor of another corpus."""
+    recipe, place, cursor = request.config.recipe, request.place, start.cursor
+    rows = recipe.train.batch_plan.rows_from(start.step)
+    cut = (rows, engine.micro_batch, place.rank, place.world_size)
     streams = [row_stream(store, "train", sampling, recipe.seed) for store in corpus.stores]
     name_samples = recipe.log.samples and place.is_first
     if not corpus.is_blend:
@@ -178,17 +206,20 @@ def heldout_stores(corpus: Corpus, objective: str) -> tuple[list[str], list[Toke
     )
 
 
-def build_schedule(recipe: Recipe) -> Schedule:
-    """The learning rate of every step."""
-    section = recipe.schedule
-    return Schedule(
-        section.name,
-        peak_lr=recipe.optimizer.lr,
-        total_steps=recipe.train.steps,
-        warmup_steps=recipe.warmup_steps,
-        power=section.power,
-        end_lr=section.end_lr,
-    )
+def samples_per_step(corpus: Corpus, recipe: Recipe) -> float:
+    """How many samples the rows of a global batch hold, by the first rows of the run.
+
+    Published batch sizes count samples, and a packed row holds more than one. The figure is a function of stores,
+    seed and sampling options alone: no restart and no number of ranks changes it.
+    """
+    sampling, rows = sampling_options(recipe), min(recipe.train.global_batch, MEASURED_ROWS)
+    streams = [row_stream(store, "train", sampling, recipe.seed) for store in corpus.stores]
+    if corpus.is_blend:
+        blend = BlendStream(streams, corpus.weights, sampling.seq_len)
+        samples = blend.step(BlendCursor.start(len(streams)), rows).num_samples
+    else:
+        samples = streams[0].step(Cursor(0, 0, 0), rows).num_samples
+    return samples / rows * recipe.train.global_batch
 
 
 def initial_state(
@@ -199,7 +230,7 @@ def initial_state(
     model: PretrainingModel,
 ) -> RunState:
     """The state before the first step, with all that the further course depends on."""
-    cuda = engine.device.type == "cuda"
+    cuda, zero = engine.device.type == "cuda", engine.config.zero_optimization
     return RunState(
         step=0,
         cursor=(BlendCursor.start(len(corpus.stores)) if corpus.is_blend else Cursor(0, 0, 0)).as_list(),
@@ -213,6 +244,8 @@ def initial_state(
         written_by={
             "backend": request.backend,
             "stage": engine.config.stage,
+            "shard_group": zero.shard_group,
+            "offload": zero.offloads_optimizer or zero.offloads_parameters,
             "ranks": engine.world_size,
             "micro_batch": engine.micro_batch,
             "accumulation": engine.accumulation,

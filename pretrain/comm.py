@@ -5,9 +5,12 @@ is a world of one. The process group is gloo on CPU and NCCL on CUDA.
 """
 
 import os
+import shutil
+import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -91,6 +94,30 @@ def has_fast_bf16(on: torch.device) -> bool:
     if on.type == "cuda":
         return torch.cuda.get_device_capability(on)[0] >= 8
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def has_native_fp16(on: torch.device) -> bool:
+    """Whether the hardware multiplies float16 matrices natively (Volta or newer; AVX512-FP16 or AMX-FP16).
+
+    DeepSpeed asks the same of the device, and refuses fp16 elsewhere.
+    """
+    if on.type == "cuda":
+        return torch.cuda.get_device_capability(on)[0] >= 7
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+
+
+def missing_for_compiling(on: torch.device) -> str | None:
+    """What torch.compile needs on this machine and does not find; None where all is there.
+
+    It generates C++ for the CPU, and for a GPU Triton code whose launcher is C; both include Python's headers.
+    """
+    variable, usual = ("CXX", ["g++"]) if on.type == "cpu" else ("CC", ["gcc", "clang", "cc"])
+    compilers = [os.environ[variable]] if os.environ.get(variable) else usual
+    if not any(shutil.which(name) for name in compilers):
+        return f"a compiler ({' or '.join(compilers)})"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "Python's headers (Python.h, of the package python3-dev)"
+    return None
 
 
 def peak_flops(on: torch.device) -> float | None:

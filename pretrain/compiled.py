@@ -16,7 +16,19 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     It checks no index and no overflow. Integers of mixed sign become floats.
     """
+    return _machine_code(function)
+
+
+def compiled_sum(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for a loop that adds up: the terms of a sum are taken in the order that suits the processor.
+
+    One after the other, each would wait for the one before. The order is the same in every call on one machine.
+    """
+    return _machine_code(function, fastmath={"reassoc", "nsz"})
+
+
+def _machine_code(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
     try:
-        return njit(cache=True, nogil=True, error_model="numpy")(function)
+        return njit(cache=True, nogil=True, error_model="numpy", **settings)(function)
     except RuntimeError:  # Nowhere to keep it: neither this folder nor the user's cache can be written.
-        return njit(nogil=True, error_model="numpy")(function)
+        return njit(nogil=True, error_model="numpy", **settings)(function)

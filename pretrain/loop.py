@@ -12,7 +12,8 @@ from pretrain.data.loader import Loader, Position, StepBatches
 from pretrain.errors import PretrainError, StoppedBySignal
 from pretrain.evaluate import Evaluator
 from pretrain.metrics import MetricsWriter, StepRecord, Terminal
-from pretrain.optim import Schedule
+from pretrain.model.compilation import compilation_report
+from pretrain.optim import Progress, RunLength, ScalingRule, Schedule, scaled_lr
 from pretrain.rng import key
 from pretrain.signals import StopRequest
 
@@ -21,7 +22,7 @@ from pretrain.signals import StopRequest
 class LoopOptions:
     """When things are due; `stop_at_step` ends the process early, to be started again."""
 
-    total_steps: int
+    length: RunLength
     stop_at_step: int | None
     eval_every: int
     checkpoint_every: int
@@ -29,10 +30,15 @@ class LoopOptions:
     rank: int
     device: torch.device
     peak_flops: float | None  # of all devices together, per second
+    max_skipped_steps: int = 1  # in a row that end the run: spikes, or overflows at the lowest loss scale
+    parameters_every: int = 0
+    list_graph_breaks: bool = False
+    lr_scaling: ScalingRule = "none"  # of a step with fewer rows than
+    global_batch: int = 1
 
     def is_due(self, every: int, step: int) -> bool:
-        """Every so many steps, and not at the end, which has its own."""
-        return every > 0 and step % every == 0 and step < self.total_steps
+        """Every so many steps."""
+        return every > 0 and step % every == 0
 
 
 @dataclass(frozen=True)
@@ -44,41 +50,55 @@ class Loop:
     backend: Backend
     schedule: Schedule
     evaluator: Evaluator | None
-    save: Callable[[int, Position], object]  # (finished steps, first row of the next step)
+    save: Callable[[Progress, Position], object]  # (what is done, first row of the next step)
     step_flops: Callable[[StepBatches], float]
     writer: MetricsWriter | None  # on rank 0
     terminal: Terminal
     stop: StopRequest
 
-    def run(self, finished_steps: int) -> None:
-        """Trains from `finished_steps` to the last step; collective.
+    def run(self, start: Progress) -> Progress:
+        """Trains from `start` until a limit of the run is reached, saves, and says how far that is; collective.
 
         Raises:
             StoppedBySignal: asked to stop by a signal or by `stop_at_step`; the state is saved.
-            PretrainError: the gradient is not finite; nothing was updated by it.
+            PretrainError: the gradient is not finite, nothing was updated by it, and no lower loss scale can help.
+                One that is an outlier by the optimizer's rule updates nothing either, and the run goes on.
         """
-        self.terminal.begin(finished_steps, self.options.total_steps)
-        for step in range(finished_steps + 1, self.options.total_steps + 1):
-            started = perf_counter()
+        length, done, began = self.options.length, start, perf_counter() - start.seconds
+        self.terminal.begin(start.steps, length.expected_steps(start))
+        while length.reached(done) is None:
+            started, step = perf_counter(), done.steps + 1
             batches = next(self.loader)
             sums = self._accumulate(batches, step)
-            result = self.backend.step(lr := self.schedule(step - 1))
-            totals, asked_to_stop = self._totals(sums)
+            result = self.backend.step(lr := self._rate(done, batches.num_rows))
+            totals, asked_to_stop, seconds = self._totals(sums, perf_counter() - began)
+            skipped = done.skipped_tokens + (0 if result.skip is None else batches.num_tokens)
+            done = Progress(step, done.tokens + batches.num_tokens, seconds, skipped)
             record = self._record(step, batches, totals, lr, result, perf_counter() - started)
-            self._report(record, batches.sample_names)
-            if result.skipped:
-                raise self._not_finite(record)
-            if self.options.is_due(self.options.eval_every, step):
+            last = length.reached(done) is not None
+            self._report(record, batches.sample_names, step if last else length.expected_steps(done))
+            if self.options.list_graph_breaks and step == start.steps + 1:
+                for line in compilation_report():  # all that will be compiled has been
+                    self.terminal.say(line)
+            self._pass_over_or_raise(record, result)
+            if not last and self.options.is_due(self.options.eval_every, step):
                 self._evaluate(step)
             leaving = asked_to_stop or step == self.options.stop_at_step
-            last = step == self.options.total_steps
             if leaving or last or self.options.is_due(self.options.checkpoint_every, step):
-                self.save(step, batches.next_cursor)
+                self.save(done, batches.next_cursor)
             if leaving and not last:
                 reason = self.stop.signal_name or ("a signal" if asked_to_stop else "train.stop_at_step")
                 raise StoppedBySignal(
                     f"Stopped by {reason} after step {step}, saved; start again to continue."
                 )
+        return done
+
+    def _rate(self, done: Progress, num_rows: int) -> float:
+        """The learning rate of the next step: the schedule's, which is that of the last and largest batch, for so many
+        rows. Steps that were skipped have no part in it, nor have their tokens."""
+        applied = Progress(self.backend.optimizer.applied_steps, done.tokens - done.skipped_tokens)
+        lr, options = self.schedule(applied.steps, self.options.length.share(applied)), self.options
+        return scaled_lr(lr, options.lr_scaling, num_rows, options.global_batch)
 
     def _accumulate(self, batches: StepBatches, step: int) -> torch.Tensor:
         """Forward and backward of all micro-batches; this rank's loss sums, [2]."""
@@ -90,13 +110,14 @@ class Loop:
             sums += self.backend.train_micro_batch(batch.to(self.options.device), weights, last=last)
         return sums
 
-    def _totals(self, sums: torch.Tensor) -> tuple[list[float], bool]:
-        """Loss sums over all ranks, and whether any rank was asked to stop, in one all-reduce."""
-        asked = sums.new_tensor([float(self.stop.signal_name is not None)])
-        table = torch.cat([sums, asked]).double()
+    def _totals(self, sums: torch.Tensor, seconds: float) -> tuple[list[float], bool, float]:
+        """Loss sums over all ranks, whether any rank was asked to stop, and the mean of their clocks, so that they
+        agree on when the time is over; in one all-reduce."""
+        own = sums.new_tensor([float(self.stop.signal_name is not None), seconds], dtype=torch.float64)
+        table = torch.cat([sums.double(), own])
         dist.all_reduce(table)
-        mlm_sum, nsp_sum, votes = table.tolist()
-        return [mlm_sum, nsp_sum], votes > 0
+        mlm_sum, nsp_sum, votes, all_seconds = table.tolist()
+        return [mlm_sum, nsp_sum], votes > 0, all_seconds / dist.get_world_size()
 
     def _record(
         self,
@@ -118,20 +139,24 @@ class Loop:
             lr=lr,
             grad_norm=result.grad_norm,
             loss_scale=result.loss_scale,
-            skipped=result.skipped,
+            skipped=result.skip is not None,
             samples=batches.num_samples,
             tokens=batches.num_tokens,
+            global_batch=batches.num_rows,
             cursor=batches.cursor.as_list(),
             seconds=seconds,
             tokens_per_second=batches.num_tokens / seconds,
             mfu=None if peak is None else self.step_flops(batches) / seconds / peak,
+            skipped_because=None if result.skip is None else result.skip.reason,
         )
 
-    def _report(self, record: StepRecord, sample_names: Sequence[str]) -> None:
-        seconds_left = (self.options.total_steps - record.step) * record.seconds
-        self.terminal.step(record, self.options.total_steps, seconds_left)
+    def _report(self, record: StepRecord, sample_names: Sequence[str], total_steps: int) -> None:
+        seconds_left = (total_steps - record.step) * record.seconds
+        self.terminal.step(record, total_steps, seconds_left)
         if self.writer is not None:
             self.writer.step(record)
+            if self.options.is_due(self.options.parameters_every, record.step):
+                self.writer.parameters(record.step, self.backend.optimizer.parameter_figures())
             if sample_names:
                 self.writer.samples(record.step, sample_names)
 
@@ -142,9 +167,31 @@ class Loop:
             if self.writer is not None:
                 self.writer.evaluation(record)
 
-    def _not_finite(self, record: StepRecord) -> PretrainError:
-        return PretrainError(
-            f"The gradient norm of step {record.step} is {record.grad_norm} (loss {record.loss}, cursor "
-            f"{record.cursor}) and nothing was updated: lower optimizer.lr or lengthen schedule.warmup, and start "
-            "again from the last checkpoint."
+    def _pass_over_or_raise(self, record: StepRecord, result: StepResult) -> None:
+        """The run goes on after a skipped step until too many in a row were lost; never after what is not finite
+        without a loss scale."""
+        if result.skip is None:
+            return
+        reason, detail, in_row = result.skip
+        if reason == "not finite":
+            raise PretrainError(
+                f"The gradient norm of step {record.step} is {record.grad_norm} (loss {record.loss}, cursor "
+                f"{record.cursor}) and nothing was updated: lower optimizer.lr or lengthen schedule.warmup, and start "
+                "again from the last checkpoint."
+            )
+        self.terminal.say(f"step {record.step} skipped ({reason}), cursor {record.cursor}: {detail}")
+        if in_row < self.options.max_skipped_steps:
+            return
+        where = (
+            f"{in_row} steps in a row up to step {record.step} were skipped (loss {record.loss}, gradient norm "
+            f"{record.grad_norm:.4g}, cursor {record.cursor})"
+        )
+        if reason == "spike":
+            raise PretrainError(
+                f"{where} as spikes, so the change is a lasting one: lower optimizer.lr or raise train.spike_factor, "
+                "and start again from the last checkpoint."
+            )
+        raise PretrainError(
+            f"{where} at loss scale {record.loss_scale:g}, the lowest that the ds_config's fp16 block allows: lower "
+            "optimizer.lr or fp16.min_loss_scale, or use bf16 or fp32, and start again from the last checkpoint."
         )

@@ -22,12 +22,23 @@ from pretrain.evaluate import Evaluator
 from pretrain.loop import Loop, LoopOptions
 from pretrain.metrics import MetricsWriter, Terminal
 from pretrain.model.flops import TrainingFlops
+from pretrain.optim import Progress, RunLength
+from pretrain.pace import build_schedule, run_length
 from pretrain.run_folder import RunFolder
 from pretrain.signals import StopRequest
 
-# Parts of a recipe that change when things are written, and no result. Of the stores it says where they lie; that
-# they and their shares are the same is checked by their fingerprints.
-NOT_OF_THE_COURSE = ("train.stop_at_step", "eval.", "checkpoint.", "log.", "data.store", "data.blend")
+# Parts of a recipe that change when things are written or when the run ends, and no result. Of the stores it says where
+# they lie; that they and their shares are the same is checked by their fingerprints.
+NOT_OF_THE_COURSE = (
+    "train.stop_at_step",
+    "train.hours",
+    "train.max_skipped_steps",
+    "eval.",
+    "checkpoint.",
+    "log.",
+    "data.store",
+    "data.blend",
+)
 
 
 def train(request: Request, stop: StopRequest) -> None:
@@ -43,7 +54,7 @@ def train(request: Request, stop: StopRequest) -> None:
     try:
         run = _prepare(request, folder, terminal)
         start = run.resume()
-        if start.step == run.total_steps == folder.finished_steps():
+        if run.has_ended(start) and start.step == folder.finished_steps():
             terminal.say(f"{folder.path} is finished: {start.step} steps, model in {folder.model}.")
             return
         run.train(start, stop)
@@ -67,8 +78,12 @@ class Run:
     initial: RunState
 
     @property
-    def total_steps(self) -> int:
-        return self.request.config.recipe.train.steps
+    def length(self) -> RunLength:
+        return run_length(self.request.config.recipe)
+
+    def has_ended(self, state: RunState) -> bool:
+        """Whether a limit of the run is reached."""
+        return self.length.reached(_progress_of(state)) is not None
 
     def resume(self) -> RunState:
         """Fills the backend from the checkpoint to continue from, if any; the state to start at.
@@ -77,21 +92,44 @@ class Run:
         """
         path = self._checkpoint_to_continue()
         if path is None:
+            self._begin_phase()
             return self.initial
         place = self.request.place
         saved = checkpoint.CheckpointManifest.read(path).state
-        checkpoint.check_same_course(path, saved, self.initial, self.total_steps)
+        checkpoint.check_same_course(path, saved, self.initial, self.length.steps)
         checkpoint.load_checkpoint(path, self.backend.optimizer, place.rank, place.world_size)
         self.backend.refresh_weights()
-        changes = checkpoint.differences(saved.run_config["recipe"], self.initial.run_config["recipe"])
+        self.backend.loss_scaler.restore(saved.loss_scale)
+        changes = checkpoint.recipe_changes(saved.run_config["recipe"], self.initial.run_config["recipe"])
+        if saved.written_by.get("precision") == self.engine.precision == "fp16":
+            before, after = (each.run_config["ds_config"]["fp16"] for each in (saved, self.initial))
+            changes += checkpoint.differences(before, after, "fp16.")
         same_course = all(change.startswith(NOT_OF_THE_COURSE) for change in changes)
-        how = "bit for bit" if same_course else "with another recipe"
+        how = "bit for bit" if same_course else "with another recipe or loss scale"
         if not checkpoint.is_bitwise(saved, self.initial):
             how = "within rounding: the machine, the cut or the versions differ"
         self.terminal.say(f"Continuing {path} after step {saved.step}, {how}.")
         for change in changes:
             self.terminal.say(f"  changed since: {change}")
         return saved
+
+    def _begin_phase(self) -> None:
+        """Weights, and by choice moments, of the earlier run that the recipe names, if any."""
+        phase, place = self.request.config.recipe.phase, self.request.place
+        if phase.checkpoint is None:
+            return
+        path = Path(phase.checkpoint)
+        if (path / "checkpoints").is_dir():
+            path = checkpoint.find_checkpoint(path / "checkpoints") or path
+        saved = checkpoint.begin_phase(
+            path, self.backend.optimizer, phase.moments, place.rank, place.world_size
+        ).state
+        self.backend.refresh_weights()
+        self.terminal.say(
+            f"Beginning with the weights of {path}, step {saved.step}; moments {phase.moments}."
+        )
+        if saved.store_fingerprint != self.initial.store_fingerprint:
+            self.terminal.say("  it was trained on another store: both must have the same tokenizer")
 
     def _checkpoint_to_continue(self) -> Path | None:
         """What `--resume` means for this folder; an older checkpoint of it becomes the latest first."""
@@ -116,17 +154,20 @@ class Run:
         recipe = self.request.config.recipe
         sampling = build.sampling_options(recipe)
         # Both look at the corpus: what it cannot give is said before anything is written.
-        loader = build.build_loader(self.request, self.corpus, sampling, self.engine, start.cursor)
+        loader = build.build_loader(self.request, self.corpus, sampling, self.engine, start)
         evaluator = build.build_evaluator(self.request, self.corpus, sampling, self.engine)
-        writer = self._open_writer(start.step)
+        schedule, resolved_schedule = build_schedule(
+            recipe, lambda: build.samples_per_step(self.corpus, recipe)
+        )
+        writer = self._open_writer(start.step, resolved_schedule)
         self._say_what()
         loop = Loop(
             options=self._loop_options(),
             loader=loader,
             backend=self.backend,
-            schedule=build.build_schedule(recipe),
+            schedule=schedule,
             evaluator=evaluator,
-            save=lambda step, cursor: self.save(step, cursor.as_list()),
+            save=lambda done, cursor: self.save(done, cursor.as_list()),
             step_flops=self._step_flops,
             writer=writer,
             terminal=self.terminal,
@@ -134,19 +175,23 @@ class Run:
         )
         try:
             with loader:
-                loop.run(start.step)
-            if start.step == self.total_steps:
+                done = loop.run(_progress_of(start))
+            if self.has_ended(start):
                 # The checkpoint may be another folder's; the export reads this one's.
-                self.save(start.step, start.cursor)
-            self._finish(evaluator, writer)
+                self.save(done, start.cursor)
+            self._finish(evaluator, writer, done)
         finally:
             if writer is not None:
                 writer.close()
 
-    def save(self, step: int, cursor: list[int]) -> Path:
-        """A checkpoint after `step` finished steps; `cursor` is the first row of the next one. Collective."""
-        recipe, applied = self.request.config.recipe, self.backend.optimizer.applied_steps
-        update = {"step": step, "cursor": cursor, "applied_steps": applied}
+    def save(self, done: Progress, cursor: list[int]) -> Path:
+        """A checkpoint of what is done; `cursor` is the first row of the next step. Collective."""
+        recipe, optimizer = self.request.config.recipe, self.backend.optimizer
+        scale = self.backend.loss_scaler.state if self.engine.precision == "fp16" else None
+        update: dict[str, Any] = {"step": done.steps, "tokens": done.tokens, "seconds": done.seconds}
+        update |= {"cursor": cursor, "applied_steps": optimizer.applied_steps, "loss_scale": scale}
+        update |= {"recent_norms": optimizer.recent_norms, "spikes_in_row": optimizer.spikes_in_row}
+        update |= {"skipped_tokens": done.skipped_tokens, "earlier_steps": optimizer.earlier_steps}
         state = self.initial.model_copy(update=update)
         return checkpoint.save_checkpoint(
             self.folder.checkpoints,
@@ -156,7 +201,7 @@ class Run:
             self.request.place.rank,
         )
 
-    def _open_writer(self, finished_steps: int) -> MetricsWriter | None:
+    def _open_writer(self, finished_steps: int, schedule: dict[str, Any]) -> MetricsWriter | None:
         """On rank 0, config.json and the files of metrics."""
         if not self.request.place.is_first:
             return None
@@ -164,7 +209,7 @@ class Run:
         stores = [store.model_dump() for store in build.saved_stores(self.corpus)]
         data: dict[str, Any] = {"blend": stores} if self.corpus.is_blend else {"store": stores[0]["name"]}
         data["store_fingerprint"] = self.corpus.fingerprint
-        self.folder.write_config(config | {"run": self.initial.written_by} | data)
+        self.folder.write_config(config | {"schedule": schedule, "run": self.initial.written_by} | data)
         return MetricsWriter(
             self.folder.metrics,
             self.folder.evaluations,
@@ -178,14 +223,19 @@ class Run:
         recipe, place = self.request.config.recipe, self.request.place
         peak = comm.peak_flops(self.request.device)
         return LoopOptions(
-            total_steps=recipe.train.steps,
+            length=self.length,
             stop_at_step=recipe.train.stop_at_step,
             eval_every=recipe.eval.every,
             checkpoint_every=recipe.checkpoint.every,
+            parameters_every=recipe.log.parameters_every,
+            list_graph_breaks=recipe.log.graph_breaks,
+            global_batch=recipe.train.global_batch,
+            lr_scaling=recipe.optimizer.lr_scaling,
             seed=recipe.seed,
             rank=place.rank,
             device=self.request.device,
             peak_flops=None if peak is None else peak * place.world_size,
+            max_skipped_steps=recipe.train.max_skipped_steps,
         )
 
     def _step_flops(self, batches: StepBatches) -> float:
@@ -201,6 +251,8 @@ class Run:
             f"{request.device.type}; {parameters:,} parameters; global batch of {engine.micro_batch} x "
             f"{engine.world_size} ranks x {engine.accumulation} rows; output {request.output}"
         )
+        for steps, rows in request.config.recipe.train.batch_stages:
+            self.terminal.say(f"  before that: {steps} steps of {rows} rows")
         if self.corpus.is_blend:
             self._say_blend()
         if request.backend == "fsdp" and request.config.unused_hints():
@@ -216,21 +268,28 @@ class Run:
             if scored and name not in scored:
                 self.terminal.say(f"  warning: {name} has too little held-out text: validation leaves it out")
 
-    def _finish(self, evaluator: Evaluator | None, writer: MetricsWriter | None) -> None:
+    def _finish(self, evaluator: Evaluator | None, writer: MetricsWriter | None, done: Progress) -> None:
         """The last validation, with the context shuffled too, and the model folder."""
         self.terminal.end()
         if evaluator is None:
             self.terminal.say("No validation: the store's held-out split has too few documents.")
         else:
-            record = evaluator.run(self.backend, self.total_steps, shuffled=True)
+            record = evaluator.run(self.backend, done.steps, shuffled=True)
             self.terminal.summary(record)
             if writer is not None:
                 writer.evaluation(record)
         newest = checkpoint.find_checkpoint(self.folder.checkpoints)
         if writer is not None and newest is not None:
             checkpoint.export_model(newest, self.corpus.first.tokenizer_path, self.folder.model)
-            self.folder.mark_finished(self.total_steps)
-            self.terminal.say(f"Done: {self.total_steps} steps. Hugging Face model: {self.folder.model}")
+            self.folder.mark_finished(done.steps)
+            limit = self.length.reached(done)
+            self.terminal.say(
+                f"Done: {done.steps} steps, by {limit}. Hugging Face model: {self.folder.model}"
+            )
+
+
+def _progress_of(state: RunState) -> Progress:
+    return Progress(state.step, state.tokens, state.seconds, state.skipped_tokens)
 
 
 def _prepare(request: Request, folder: RunFolder, terminal: Terminal) -> Run:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from pretrain import blocks
+
 _NORM_RUN = 1024
 
 
@@ -63,13 +65,15 @@ class ShardLayout:
 
     `group` spans the ranks that together hold every parameter once; None says that this rank holds them
     all. Replicas of that set are counted by `replica`: norms are never summed over replicas, and replica 0
-    writes the checkpoint.
+    writes the checkpoint. `group_device` is where the group exchanges: shards may be offloaded to the CPU while
+    NCCL reaches GPUs alone. None: where the shards lie.
     """
 
     parameters: tuple[ParameterInfo, ...]
     shards: tuple[Shard, ...]
     group: dist.ProcessGroup | None = None
     replica: int = 0
+    group_device: torch.device | None = None
 
     @property
     def device(self) -> torch.device:
@@ -78,7 +82,10 @@ class ShardLayout:
     def sum_over_group(self, table: torch.Tensor) -> torch.Tensor:
         """Adds `table` over the ranks that hold the other slices, in place."""
         if self.group is not None and dist.get_world_size(self.group) > 1:
-            dist.all_reduce(table, group=self.group)
+            exchanged = table.to(self.group_device or table.device)
+            dist.all_reduce(exchanged, group=self.group)
+            if exchanged is not table:
+                table.copy_(exchanged)
         return table
 
     def partial_squared_norms(self, pieces: Sequence[torch.Tensor], slices: Sequence[Slice]) -> torch.Tensor:
@@ -89,9 +96,8 @@ class ShardLayout:
         """
         table = torch.zeros(len(self.parameters), dtype=torch.float64, device=self.device)
         if pieces:
-            norms = torch.stack([accurate_norm(piece) for piece in pieces])
             index = torch.tensor([piece.parameter for piece in slices], device=self.device)
-            table.index_add_(0, index, norms.square())
+            table.index_add_(0, index, _squared_norms(pieces))
         return table
 
     def global_norm(self, pieces: Sequence[torch.Tensor], slices: Sequence[Slice]) -> torch.Tensor:
@@ -105,11 +111,17 @@ class ShardLayout:
                 yield index, piece
 
 
-def accurate_norm(piece: torch.Tensor) -> torch.Tensor:
-    """The L2 norm of a 1-D float32 tensor (0-d float64).
+def _squared_norms(pieces: Sequence[torch.Tensor]) -> torch.Tensor:
+    if all(piece.device.type == "cpu" for piece in pieces):
+        return blocks.squared_norms(pieces)
+    return torch.stack([accurate_norm(piece) for piece in pieces]).square()
 
-    One float32 sum over millions of squares loses four digits on a CPU, and differently for each cut; sums
-    over short runs, added in float64, keep seven at the same speed.
+
+def accurate_norm(piece: torch.Tensor) -> torch.Tensor:
+    """The L2 norm of a 1-D float32 tensor on any device (0-d float64).
+
+    One float32 sum over millions of squares loses digits, and differently for each cut; sums over short runs, added
+    in float64, keep seven at the same speed.
     """
     whole = piece.numel() // _NORM_RUN * _NORM_RUN
     runs = torch.linalg.vector_norm(piece[:whole].view(-1, _NORM_RUN), dim=1)

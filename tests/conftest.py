@@ -11,6 +11,7 @@ from tests.worlds import environment
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--in-full", action="store_true", help="sweeps over everything, not a sample of it")
+    parser.addoption("--matrix-results", metavar="FOLDER", help="where the equality matrix writes its table")
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ MAX_FUNCTION_LINES = 60
 FLOORS = MappingProxyType(
     {
         "pretrain": 0,
+        "pretrain.blocks": 0,
         "pretrain.compiled": 0,
         "pretrain.errors": 0,
         "pretrain.config": 0,
@@ -32,6 +33,7 @@ FLOORS = MappingProxyType(
         "pretrain.checkpoint": 3,
         "pretrain.evaluate": 3,
         "pretrain.loop": 4,
+        "pretrain.pace": 4,
         "pretrain.build": 5,
         "pretrain.run": 6,
         "data_prep": 6,

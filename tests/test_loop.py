@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from pretrain.data.order import Cursor
 from pretrain.errors import PretrainError, StoppedBySignal
 from pretrain.loop import Loop, LoopOptions
 from pretrain.metrics import StepRecord, Terminal
-from pretrain.optim import Schedule
+from pretrain.optim import Progress, RunLength, Schedule, Skip
 from pretrain.signals import StopRequest
 
 pytestmark = pytest.mark.usefixtures("one_rank")
@@ -40,6 +41,7 @@ class Step:
     num_pairs: int = 2
     num_samples: int = 3
     num_tokens: int = 50
+    num_rows: int = 2
     sample_names: tuple[str, ...] = ()
 
     @property
@@ -61,12 +63,21 @@ class Scripted:
 
     stop: StopRequest = field(default_factory=StopRequest)
     not_finite_at: int | None = None
+    skipped_at: tuple[int, ...] = ()  # under fp16; after step 3 at its lowest scale
+    spikes_at: tuple[int, ...] = ()
+    said: list[str] = field(default_factory=list)
+    figures: list[Any] = field(default_factory=list)
     signal_at: int | None = None
     calls: list[Any] = field(default_factory=list)
     draws: list[float] = field(default_factory=list)
     records: list[StepRecord] = field(default_factory=list)
     logged: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
     steps: int = 0
+    applied_steps: int = 0
+
+    @property
+    def optimizer(self) -> "Scripted":
+        return self
 
     def train_micro_batch(self, batch: Any, weights: LossWeights, *, last: bool) -> torch.Tensor:
         self.calls.append((batch.name, weights, last))
@@ -81,8 +92,22 @@ class Scripted:
         self.calls.append(("step", lr))
         if self.steps == self.signal_at:
             self.stop.signal_name = "SIGTERM"
-        skipped = self.steps == self.not_finite_at
-        return StepResult(float("nan") if skipped else 0.5, skipped, 1.0)
+        skip = None
+        if self.steps == self.not_finite_at:
+            skip = Skip("not finite", "the norm is nan")
+        elif self.steps in self.skipped_at:
+            skip = Skip("overflow", "the norm is nan at scale 2", max(0, self.steps - 3))
+        elif self.steps in self.spikes_at:
+            skip = Skip("spike", "too large", self.spikes_at.index(self.steps) + 1)
+        self.applied_steps += skip is None
+        finite = skip is None or skip.reason == "spike"
+        return StepResult(0.5 if finite else float("nan"), skip, 2.0)
+
+    def parameter_figures(self) -> dict[str, dict[str, float]]:
+        return {"trust_ratio": {"bias": float(self.steps)}}
+
+    def parameters(self, step: int, figures: Any) -> None:
+        self.figures.append((step, figures))
 
     def run(self, backend: Any, step: int, *, shuffled: bool) -> Any:
         self.calls.append(("evaluate", step, shuffled))
@@ -95,6 +120,13 @@ class Scripted:
 
 
 class Silent(Terminal):
+    def __init__(self, said: list[str]) -> None:
+        super().__init__(False, 1)
+        self._said = said
+
+    def say(self, text: str) -> None:
+        self._said.append(text)
+
     def evaluation(self, record: Any) -> None: ...
 
 
@@ -103,7 +135,7 @@ def loop_of(scripted: Scripted, saved: Saved, first: int = 1, **changes: Any) ->
         yield from map(Step, range(first, 100))
 
     settings: dict[str, Any] = {
-        "total_steps": 6,
+        "length": RunLength(6, 6),
         "stop_at_step": None,
         "eval_every": 0,
         "checkpoint_every": 0,
@@ -120,17 +152,17 @@ def loop_of(scripted: Scripted, saved: Saved, first: int = 1, **changes: Any) ->
         engine,
         Schedule("linear", 1.0, 6, 2),
         engine,
-        lambda step, cursor: saved.append((step, cursor.as_list())),
+        lambda done, cursor: saved.append((done.steps, cursor.as_list())),
         lambda step: 100.0,
         engine,
-        Silent(False, 1),
+        Silent(scripted.said),
         scripted.stop,
     )
 
 
 def test_a_step_in_order() -> None:
     scripted, saved = Scripted(), Saved()
-    loop_of(scripted, saved, total_steps=2).run(0)
+    loop_of(scripted, saved, length=RunLength(2, 2)).run(Progress())
     weights = LossWeights(0.25, 0.5)
     assert scripted.calls == [
         ("1a", weights, False),
@@ -150,25 +182,25 @@ def test_a_step_in_order() -> None:
 
 def test_without_pairs_their_loss_has_no_weight() -> None:
     scripted = Scripted()
-    loop = loop_of(scripted, Saved(), total_steps=1)
+    loop = loop_of(scripted, Saved(), length=RunLength(1, 1))
     step: Any = Step(1, num_pairs=0)
     loader: Any = iter([step])
-    Loop(**{**vars(loop), "loader": loader}).run(0)
+    Loop(**{**vars(loop), "loader": loader}).run(Progress())
     assert scripted.calls[0][1] == LossWeights(0.25, 0.0)
     assert scripted.records[0].nsp_loss == 0.0
 
 
 def test_samples_are_logged_where_they_were_named() -> None:
     scripted = Scripted()
-    loop = loop_of(scripted, Saved(), total_steps=2)
+    loop = loop_of(scripted, Saved(), length=RunLength(2, 2))
     steps: Any = iter([Step(1, sample_names=("a", "b")), Step(2)])
-    Loop(**{**vars(loop), "loader": steps}).run(0)
+    Loop(**{**vars(loop), "loader": steps}).run(Progress())
     assert scripted.logged == [(1, ("a", "b"))]
 
 
 def test_due_at_their_multiples_and_saved_at_the_end() -> None:
     scripted, saved = Scripted(), Saved()
-    loop_of(scripted, saved, eval_every=3, checkpoint_every=2).run(0)
+    loop_of(scripted, saved, eval_every=3, checkpoint_every=2).run(Progress())
     assert [step for step, _ in saved] == [2, 4, 6]
     # The last validation is not the loop's.
     assert [call for call in scripted.calls if call[0] == "evaluate"] == [("evaluate", 3, False)]
@@ -180,30 +212,145 @@ def test_stops_after_saving(how: str) -> None:
     with pytest.raises(
         StoppedBySignal, match="train.stop_at_step" if how != "signal" else "SIGTERM"
     ) as error:
-        loop_of(scripted, saved, stop_at_step=4 if how != "signal" else None).run(0)
+        loop_of(scripted, saved, stop_at_step=4 if how != "signal" else None).run(Progress())
     assert error.value.exit_code == 75
     assert saved == [(4, [0, 0, 4])]
 
 
 def test_signal_in_the_last_step_is_an_ordinary_end() -> None:
     scripted, saved = Scripted(signal_at=6), Saved()
-    loop_of(scripted, saved).run(0)
+    loop_of(scripted, saved).run(Progress())
     assert [step for step, _ in saved] == [6]
+
+
+def test_tokens_end_it_before_the_steps_and_set_the_rate() -> None:
+    """50 tokens a step: 130 are there after the third, and the rate falls by their share."""
+    scripted, saved = Scripted(), Saved()
+    loop = loop_of(scripted, saved, length=RunLength(6, None, 130), checkpoint_every=3)
+    done = Loop(**{**vars(loop), "schedule": Schedule("linear", 1.0, 6, 0)}).run(Progress())
+    assert (done.steps, done.tokens) == (3, 150)
+    assert [step for step, _ in saved] == [3]
+    assert [record.lr for record in scripted.records] == pytest.approx([1.0, 1 - 50 / 130, 1 - 100 / 130])
+
+
+def test_tokens_of_earlier_starts_count() -> None:
+    scripted = Scripted()
+    done = loop_of(scripted, Saved(), length=RunLength(6, None, 130)).run(Progress(2, 100))
+    assert (done.steps, done.tokens, len(scripted.records)) == (3, 150, 1)
+    assert loop_of(scripted, Saved(), length=RunLength(6, None, 130)).run(done) == done
+    assert len(scripted.records) == 1
+
+
+def test_the_clock_ends_it_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One second for each look at the clock; earlier starts took 20 of the 31 seconds."""
+    ticks = count()
+    monkeypatch.setattr("pretrain.loop.perf_counter", lambda: float(next(ticks)))
+    scripted, saved = Scripted(), Saved()
+    done = loop_of(scripted, saved, length=RunLength(6, 6, None, 31.0)).run(Progress(0, 0, 20.0))
+    assert done.seconds >= 31.0 > done.seconds - 3.0
+    assert [step for step, _ in saved] == [done.steps] == [len(scripted.records)]
+    assert done.steps < 6
+    # The rate is that of the steps, as if there were no clock.
+    rates = [Schedule("linear", 1.0, 6, 2)(step) for step in range(done.steps)]
+    assert [record.lr for record in scripted.records] == rates
 
 
 def test_gradient_that_is_not_finite_ends_the_run_unsaved() -> None:
     scripted, saved = Scripted(not_finite_at=3), Saved()
     with pytest.raises(PretrainError, match=r"gradient norm of step 3 is nan .*cursor \[0, 0, 2\]"):
-        loop_of(scripted, saved, checkpoint_every=3).run(0)
+        loop_of(scripted, saved, checkpoint_every=3).run(Progress())
     assert saved == []
     assert scripted.records[-1].skipped
+    assert scripted.records[-1].skipped_because == "not finite"
+
+
+def test_a_spike_is_passed_over_and_named_with_its_cursor() -> None:
+    scripted, saved = Scripted(spikes_at=(3,)), Saved()
+    loop_of(scripted, saved, max_skipped_steps=2).run(Progress())
+    assert [step for step, _ in saved] == [6]
+    assert [record.skipped for record in scripted.records] == [False, False, True, False, False, False]
+    assert scripted.records[2].skipped_because == "spike"
+    assert scripted.records[3].skipped_because is None
+    assert "step 3 skipped (spike), cursor [0, 0, 2]: too large" in scripted.said
+    assert not any("skipped" in line for line in scripted.said if "step 3" not in line)
+
+
+@pytest.mark.parametrize(("every", "steps"), [(0, []), (2, [2, 4, 6])])
+def test_figures_of_the_parameters_are_written_when_due(every: int, steps: list[int]) -> None:
+    scripted = Scripted()
+    loop_of(scripted, Saved(), parameters_every=every).run(Progress())
+    assert scripted.figures == [(step, {"trust_ratio": {"bias": float(step)}}) for step in steps]
+
+
+def test_a_skipped_step_does_not_advance_the_learning_rate() -> None:
+    scripted, saved = Scripted(skipped_at=(1, 3)), Saved()
+    loop_of(scripted, saved, max_skipped_steps=1).run(Progress())
+    # Up over two applied steps, then down over four.
+    assert [record.lr for record in scripted.records] == [0.5, 0.5, 1.0, 1.0, 1.0, 0.75]
+    assert [record.skipped for record in scripted.records] == [True, False, True, False, False, False]
+    assert {record.loss_scale for record in scripted.records} == {2.0}
+    assert [record.skipped_because for record in scripted.records[:3]] == ["overflow", None, "overflow"]
+    assert "step 3 skipped (overflow), cursor [0, 0, 2]: the norm is nan at scale 2" in scripted.said
+    assert saved == [(6, [0, 0, 6])]
+
+
+def test_a_spike_under_fp16_is_no_step_lost_to_the_scale() -> None:
+    scripted, saved = Scripted(skipped_at=(4, 6), spikes_at=(5,)), Saved()
+    loop_of(scripted, saved, max_skipped_steps=4).run(Progress())
+    reasons = [record.skipped_because for record in scripted.records]
+    assert reasons == [None, None, None, "overflow", "spike", "overflow"]
+    assert [record.lr for record in scripted.records] == [0.5, 1.0, 1.0, 0.75, 0.75, 0.75]
+
+
+def test_skipped_steps_at_the_lowest_scale_end_the_run() -> None:
+    scripted, saved = Scripted(skipped_at=(2, 3, 4, 5, 6)), Saved()
+    with pytest.raises(PretrainError, match=r"^2 steps in a row up to step 5 were skipped .*min_loss_scale"):
+        loop_of(scripted, saved, max_skipped_steps=2).run(Progress())
+    assert saved == []
+    assert len(scripted.records) == 5
+
+
+def test_spikes_without_end_end_the_run() -> None:
+    scripted, saved = Scripted(spikes_at=(3, 4, 5, 6)), Saved()
+    with pytest.raises(
+        PretrainError, match=r"^3 steps in a row up to step 5 .*norm 0\.5.* train\.spike_factor"
+    ):
+        loop_of(scripted, saved, max_skipped_steps=3).run(Progress())
+    assert saved == []
+
+
+@pytest.mark.parametrize("skipped", [{"skipped_at": (2,)}, {"spikes_at": (2,)}])
+def test_tokens_of_a_skipped_step_end_the_run_and_leave_the_rate(skipped: dict[str, Any]) -> None:
+    """50 tokens a step: 180 are there after the fourth; the rate falls by those that were learnt from."""
+    scripted = Scripted(**skipped)
+    loop = loop_of(scripted, Saved(), length=RunLength(6, None, 180), max_skipped_steps=2)
+    loop = Loop(**{**vars(loop), "schedule": Schedule("linear", 1.0, 6, 0)})
+    done = loop.run(Progress())
+    assert (done.steps, done.tokens, done.skipped_tokens) == (4, 200, 50)
+    rates = [1 - learnt / 180 for learnt in (0, 50, 50, 100)]
+    assert [record.lr for record in scripted.records] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize("skipped", [{"skipped_at": (2,)}, {"spikes_at": (2,)}])
+def test_a_skipped_step_is_one_of_its_stage_and_leaves_the_schedule(skipped: dict[str, Any]) -> None:
+    """Three steps of 2 rows, then 8: the batch grows after the third step, of which two were learnt from. The rate is
+    that of the steps learnt from, times the share of the rows: 2 of 8 until then."""
+    scripted = Scripted(**skipped)
+    loop = loop_of(scripted, Saved(), lr_scaling="linear", global_batch=8, max_skipped_steps=2)
+    steps: Any = iter([Step(number, num_rows=rows) for number, rows in enumerate((2, 2, 2, 8, 8, 8), 1)])
+    Loop(**{**vars(loop), "loader": steps}).run(Progress())
+    assert [record.global_batch for record in scripted.records] == [2, 2, 2, 8, 8, 8]
+    # Up over two learnt-from steps, then down over four.
+    expected = [0.5 / 4, 1 / 4, 1 / 4, 1.0, 0.75, 0.5]
+    assert [record.lr for record in scripted.records] == pytest.approx(expected)
 
 
 def test_dropout_does_not_depend_on_where_the_run_began() -> None:
     whole, resumed = Scripted(), Scripted()
-    loop_of(whole, []).run(0)
+    loop_of(whole, []).run(Progress())
     torch.rand(17)
-    loop_of(resumed, [], first=4).run(3)
+    resumed.applied_steps = 3
+    loop_of(resumed, [], first=4).run(Progress(3))
     assert resumed.draws == whole.draws[6:]
     assert len(set(whole.draws)) == len(whole.draws)
     assert [record.lr for record in resumed.records] == [record.lr for record in whole.records[3:]]

@@ -1,5 +1,8 @@
 """Slices, views and norms against hand-made cases and float64."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -66,3 +69,44 @@ def norms_of_rank() -> list[float]:
 def test_ranks_add_up_and_replicas_do_not() -> None:
     for found in run_ranks(norms_of_rank, 2):
         assert found == pytest.approx([6.0**0.5, 6.0**0.5])
+
+
+def test_the_group_exchanges_on_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offloaded shards lie on the CPU, where NCCL does not reach. `meta` stands for the GPU."""
+    seen: list[torch.device] = []
+
+    def exchange(table: torch.Tensor, group: object) -> None:
+        seen.append(table.device)
+
+    monkeypatch.setattr(dist, "get_world_size", lambda group: 2)
+    monkeypatch.setattr(dist, "all_reduce", exchange)
+    group: Any = object()
+    here = replace(layout_of([], 1, group), group_device=torch.device("cpu"))
+    assert here.sum_over_group(torch.ones(2)).tolist() == [1.0, 1.0]
+    there = replace(here, group_device=torch.device("meta"))
+    with pytest.raises(NotImplementedError, match="meta tensor; no data"):  # nothing comes back from there
+        there.sum_over_group(torch.ones(2))
+    assert [device.type for device in seen] == ["cpu", "meta"]
+
+
+class _Doubling:
+    """Stands for two ranks that hold the same."""
+
+    def __call__(self, table: torch.Tensor, group: object) -> None:
+        table *= 2
+
+
+def test_what_was_exchanged_elsewhere_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "get_world_size", lambda group: 2)
+    monkeypatch.setattr(dist, "all_reduce", _Doubling())
+    moved = torch.Tensor.to
+
+    def copied(self: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        return moved(self, *args, **options).clone()
+
+    group: Any = object()
+    layout = replace(layout_of([], 1, group), group_device=torch.device("cpu"))
+    monkeypatch.setattr(torch.Tensor, "to", copied)
+    table = torch.ones(3)
+    assert layout.sum_over_group(table) is table
+    assert table.tolist() == [2.0, 2.0, 2.0]

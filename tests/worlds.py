@@ -1,9 +1,11 @@
 """Worlds of several ranks, and commands as a user types them.
 
-`run_ranks` starts fresh processes that meet through a file, run one function with a gloo process group, and
-hand back what it returned, in rank order. Nothing is inherited: no port, no fork, no state of the test.
+`run_ranks` starts processes that meet through a file, run one function with a gloo process group, and hand back what
+it returned, in rank order. They are forked from one process that has imported the libraries, which takes longer than
+most worlds, and has done nothing else: no port, no thread and no state of a test is inherited.
 """
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -12,9 +14,10 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,8 @@ _LAUNCHER_VARIABLES = (
     "SLURM_JOB_ID",
 )
 _KILL_GRACE_SECONDS = 5.0
+# What nearly every rank needs. Where one cannot be imported, the ranks do it, and say so.
+_IMPORTED_ONCE = ("pretrain.run", "pretrain.backends.deepspeed", "pretrain.backends.fsdp", "tests.worlds")
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -104,40 +109,51 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
             late = _wait(ranks, time.monotonic() + timeout)
         finally:
             for rank in ranks:
-                _kill_session(rank)
+                assert rank.pid is not None
+                _kill_descendants(rank.pid)
+                rank.kill()
+                rank.join()
         failures = [_failure(work, rank, late) for rank in range(world_size) if not _succeeded(work, rank)]
         assert not failures, "\n".join([f"{function.__qualname__} failed:", *failures])
         return [pickle.loads((work / f"result-{rank}").read_bytes()) for rank in range(world_size)]
 
 
-def _start_rank(work: Path, rank: int, world_size: int, timeout: float) -> subprocess.Popen[bytes]:
+def _start_rank(work: Path, rank: int, world_size: int, timeout: float) -> BaseProcess:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(_IMPORTED_ONCE))
     # The tests' own modules are importable in a rank whatever folder pytest was started in.
-    command = [sys.executable, "-m", "tests.worlds", str(work), str(rank), str(world_size), str(timeout)]
-    with (work / f"output-{rank}").open("wb") as output:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            cwd=ROOT,
-            env=environment({"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}),
-            start_new_session=True,
-        )
+    own = environment({"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"})
+    process = context.Process(target=_rank_main, args=(work, rank, world_size, timeout, own))
+    with _as_environment(own):  # of the process to fork from, which the first rank of all starts
+        process.start()
+    return process
 
 
-def _wait(ranks: Sequence[subprocess.Popen[bytes]], deadline: float) -> bool:
+@contextmanager
+def _as_environment(content: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    try:
+        os.environ.clear()
+        os.environ.update(content)
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _wait(ranks: Sequence[BaseProcess], deadline: float) -> bool:
     """Until all have ended well, or one has not; true where time ran out.
 
     The peers of a failed rank get a little time to fail as well: theirs may be the telling message.
     """
     while time.monotonic() < deadline:
-        codes = [rank.poll() for rank in ranks]
+        codes = [rank.exitcode for rank in ranks]
         if None not in codes:
             return False
         if any(codes):
             deadline = min(deadline, time.monotonic() + _KILL_GRACE_SECONDS)
         time.sleep(0.02)
-    return not any(rank.poll() for rank in ranks)
+    return not any(rank.exitcode for rank in ranks)
 
 
 def _succeeded(work: Path, rank: int) -> bool:
@@ -151,19 +167,41 @@ def _failure(work: Path, rank: int, late: bool) -> str:
 
 def _kill_session(process: subprocess.Popen[Any]) -> None:
     """Ends a process, its descendants and what they left behind in its session."""
-    descendants = []
-    with suppress(psutil.NoSuchProcess):  # torchrun gives each worker a session of its own
-        descendants = psutil.Process(process.pid).children(recursive=True)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    for each in descendants:
-        with suppress(psutil.NoSuchProcess):
-            each.kill()
+    _kill_descendants(process.pid)
     process.wait()
 
 
-def _rank_main(work: Path, rank: int, world_size: int, timeout: float) -> None:
-    """One rank, in its own process: `python -m tests.worlds FOLDER RANK WORLD_SIZE TIMEOUT`."""
+def _kill_descendants(leader: int) -> None:
+    """Ends the session that this process leads, and its descendants in others."""
+    descendants = []
+    with suppress(psutil.NoSuchProcess):  # torchrun gives each worker a session of its own
+        descendants = psutil.Process(leader).children(recursive=True)
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+    for each in descendants:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+
+
+def _rank_main(work: Path, rank: int, world_size: int, timeout: float, own: Mapping[str, str]) -> None:
+    """One rank, in its own process: what it prints goes into a file, and it leads a session of its own."""
+    os.setsid()
+    output = os.open(work / f"output-{rank}", os.O_WRONLY | os.O_CREAT, 0o600)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.clear()
+    os.environ.update(own)
+    os.chdir(ROOT)
+    try:
+        _run_task(work, rank, world_size, timeout)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        # A dead peer's connections would otherwise hold up the interpreter's end.
+        os._exit(1)
+
+
+def _run_task(work: Path, rank: int, world_size: int, timeout: float) -> None:
     torch.set_num_threads(1)
     function, args = pickle.loads((work / "task").read_bytes())
     dist.init_process_group(
@@ -179,13 +217,3 @@ def _rank_main(work: Path, rank: int, world_size: int, timeout: float) -> None:
     partial = work / f"result-{rank}.partial"
     partial.write_bytes(pickle.dumps(result))
     partial.rename(work / f"result-{rank}")
-
-
-if __name__ == "__main__":
-    try:
-        _rank_main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-        # A dead peer's connections would otherwise hold up the interpreter's end.
-        os._exit(1)

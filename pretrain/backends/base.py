@@ -7,10 +7,10 @@ import torch
 
 from pretrain.config import EngineConfig
 from pretrain.model.encoder import ModelInput
-from pretrain.optim import ShardedOptimizer
+from pretrain.optim import LossScaleOptions, LossScaler, ShardedOptimizer, Skip
 from pretrain.sharding import ShardLayout
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class EngineOptions:
     accumulation: int  # micro-batches per step
     world_size: int
     device: torch.device
+    compile: bool = False  # the encoder layers, once the engine has wrapped them
 
 
 class LossWeights(NamedTuple):
@@ -33,11 +34,11 @@ class LossWeights(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """Of one optimizer step: the global gradient norm before clipping, whether nothing was updated, and the
-    loss scale (1 without fp16)."""
+    """Of one optimizer step: the global gradient norm before clipping, why nothing was updated if so, and the loss
+    scale that it had (1 without fp16)."""
 
     grad_norm: float
-    skipped: bool
+    skip: Skip | None
     loss_scale: float
 
 
@@ -49,6 +50,9 @@ class Backend(Protocol):
 
     @property
     def optimizer(self) -> ShardedOptimizer: ...
+
+    @property
+    def loss_scaler(self) -> LossScaler: ...
 
     def train_micro_batch(self, batch: ModelInput, weights: LossWeights, *, last: bool) -> torch.Tensor:
         """Forward and backward; returns the (MLM, NSP) loss sums of this rank, [2] fp32.
@@ -68,3 +72,33 @@ class Backend(Protocol):
     def refresh_weights(self) -> None:
         """Makes the weights that compute equal to the master weights, after these were written from outside."""
         ...
+
+
+def make_loss_scaler(options: EngineOptions) -> LossScaler:
+    """What the `fp16` block says under fp16; a scale of 1 otherwise."""
+    if options.precision != "fp16":
+        return LossScaler()
+    block = options.config.fp16
+    return LossScaler(
+        LossScaleOptions(
+            initial_scale=block.loss_scale or 2.0**block.initial_scale_power,
+            dynamic=block.loss_scale == 0,
+            window=block.loss_scale_window,
+            hysteresis=block.hysteresis,
+            refill_hysteresis=block.consecutive_hysteresis,
+            min_scale=block.min_loss_scale,
+        )
+    )
+
+
+def finished_step(scaler: LossScaler, grad_norm: float, skip: Skip | None) -> StepResult:
+    """Tells the scaler of a step and returns what the loop is told.
+
+    What is not finite is an overflow where there is a loss scale. A spike is finite: for the scale a good step.
+    """
+    scale, bad = scaler.scale, skip is not None and skip.reason == "not finite"
+    scaler.update(overflow=bad)
+    if bad and scaler.is_needed:
+        detail = f"the gradient norm is {grad_norm} at loss scale {scale:g}"
+        skip = Skip("overflow", detail, scaler.lost_steps)
+    return StepResult(grad_norm, skip, scale)

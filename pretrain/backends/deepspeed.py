@@ -1,18 +1,23 @@
-"""DeepSpeed, ZeRO stages 0 to 3, driven so that gradients are sums and our optimizer sees its shards."""
+"""DeepSpeed, ZeRO stages 0 to 3, driven so that gradients are sums and our optimizer sees its shards.
+
+Under fp16 its own loss scale stays 1: the loss is multiplied by ours and our optimizer divides the fp32 gradients,
+so that scale, skipped steps and checkpoints are the same under both engines.
+"""
 
 import logging
-from math import nan
 from typing import Any
 
 import deepspeed
 import torch
 from deepspeed import ops
 from deepspeed.utils import logger as deepspeed_logger
+from deepspeed.utils import set_z3_leaf_modules
 
-from pretrain.backends.base import EngineOptions, LossWeights, StepResult
+from pretrain.backends.base import EngineOptions, LossWeights, StepResult, finished_step, make_loss_scaler
 from pretrain.backends.zero_layout import zero_layout
+from pretrain.config.engine import NO_EFFECT
 from pretrain.model.encoder import ModelInput, PretrainingModel
-from pretrain.optim import ShardedOptimizer
+from pretrain.optim import LossScaler, ShardedOptimizer
 from pretrain.sharding import ShardLayout, Slice
 
 _SHARED_MEMORY_OP = "deepspeed_shm_comm"
@@ -29,14 +34,29 @@ class DeepSpeedBackend:
             ops.__compatible_ops__[_SHARED_MEMORY_OP] = False
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
         self._world_size = options.world_size
+        self._loss_scaler = make_loss_scaler(options)
+        # The engine averages over ranks: of a loss multiplied by their number the gradient is a sum. fp16 has no room
+        # for that factor, so there it is our optimizer that multiplies.
+        self._loss_factor = 1 if options.precision == "fp16" else options.world_size
         self._stage = options.config.stage
+        self._offloads_optimizer = options.config.zero_optimization.offloads_optimizer
         named = list(model.encoder.named_parameters())
+        weights = [parameter.detach() for _, parameter in named]
+        if options.compile and self._stage == 3:
+            # Stage 3 gathers by hooks on every module; compiled code has room for them around a whole layer only.
+            set_z3_leaf_modules(model, list({type(block) for block in model.blocks()}))
         self._engine, *_ = deepspeed.initialize(
             model=model.to(options.device), optimizer=optimizer, config=engine_json(options)
         )
+        if options.compile:
+            model.compile_blocks()
+        # Stage 0 under fp16 autocast comes with a scaler of torch's.
+        self._engine.torch_autocast_z0_gradscaler = None
         self._optimizer = optimizer
-        self._layout = zero_layout(self._engine, named, self._stage)
+        self._layout = zero_layout(self._engine, named, self._stage, options.device)
         optimizer.bind(self._layout)
+        if options.precision != "fp32" and self._stage > 0:
+            self._set_masters(weights)
 
     @property
     def layout(self) -> ShardLayout:
@@ -46,23 +66,27 @@ class DeepSpeedBackend:
     def optimizer(self) -> ShardedOptimizer:
         return self._optimizer
 
+    @property
+    def loss_scaler(self) -> LossScaler:
+        return self._loss_scaler
+
     def train_micro_batch(self, batch: ModelInput, weights: LossWeights, *, last: bool) -> torch.Tensor:
         self._engine.train()
         self._engine.set_gradient_accumulation_boundary(last)
         mlm_sum, nsp_sum = self._engine(batch)
-        # The engine averages over ranks; multiplied by their number the gradient is a sum.
-        loss = (mlm_sum * weights.mlm + nsp_sum * weights.nsp) * self._world_size
+        factor = self._loss_scaler.scale * self._loss_factor
+        loss = (mlm_sum * weights.mlm + nsp_sum * weights.nsp) * factor
         self._engine.backward(loss, scale_wrt_gas=False)
         return torch.stack([mlm_sum.detach().float(), nsp_sum.detach().float()])
 
     def step(self, lr: float) -> StepResult:
-        self._optimizer.begin(lr, self._norm_before_sub_groups())
+        grad_scale = self._loss_scaler.scale * self._loss_factor / self._world_size
+        self._optimizer.begin(lr, self._norm_before_sub_groups(), grad_scale)
         self._engine.step()
         if getattr(self._engine.optimizer, "overflow", False):
             # ZeRO finds a gradient that is not finite by itself, on all ranks, and never asks our optimizer.
-            self._optimizer.abandon()
-            return StepResult(nan, skipped=True, loss_scale=1.0)
-        return StepResult(*self._optimizer.finish(), loss_scale=1.0)
+            return finished_step(self._loss_scaler, *self._optimizer.abandon())
+        return finished_step(self._loss_scaler, *self._optimizer.finish())
 
     def score(self, batch: ModelInput) -> tuple[torch.Tensor, ...]:
         self._engine.eval()
@@ -75,22 +99,34 @@ class DeepSpeedBackend:
             self._engine.optimizer.update_lp_params()
         elif self._stage == 3:
             zero = self._engine.optimizer
+            # What is gathered already would stay as it was.
+            zero._partition_all_parameters()
             for sub_group in range(len(zero.fp16_groups)):
                 zero._reassign_or_swap_out_partitioned_parameters(sub_group)
             if zero.persistent_parameters:
                 zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
             zero.invalidate_secondary_tensor()
 
+    @torch.no_grad()
+    def _set_masters(self, weights: list[torch.Tensor]) -> None:
+        """DeepSpeed rounds the model to half precision first and copies its fp32 master weights from that."""
+        for shard in self._layout.shards:
+            for piece, master in zip(shard.slices, shard.views(shard.tensor), strict=True):
+                master.copy_(weights[piece.parameter].flatten()[piece.start : piece.end])
+        self.refresh_weights()
+
     def _norm_before_sub_groups(self) -> torch.Tensor | None:
-        """Stage 3 steps one sub-group at a time, so with several the norm must be known before the first."""
-        if self._stage != 3 or len(self._layout.shards) == 1:
+        """Stage 3 steps one sub-group at a time, so with several the norm must be known before the first.
+
+        Offloaded gradients lie beside the master weights already, where our optimizer finds them all.
+        """
+        if self._stage != 3 or len(self._layout.shards) == 1 or self._offloads_optimizer:
             return None
         pieces: list[torch.Tensor] = []
         slices: list[Slice] = []
         for sub_group, shard in enumerate(self._layout.shards):
-            flat = torch.cat(
-                [piece.flatten() for piece in self._engine.optimizer.averaged_gradients[sub_group]]
-            )
+            parts = self._engine.optimizer.averaged_gradients[sub_group]
+            flat = torch.cat([part.flatten() for part in parts])
             pieces += shard.views(flat.float())
             slices += shard.slices
         return self._layout.global_norm(pieces, slices)
@@ -102,18 +138,20 @@ def engine_json(options: EngineOptions) -> dict[str, Any]:
     Clipping is 0 because our optimizer clips by its own norm; gradients are accumulated and summed in fp32.
     """
     config, stage = options.config, options.config.stage
-    bf16 = options.precision == "bf16"
-    zero = config.zero_optimization.given() | {"stage": stage}
-    zero.setdefault("sub_group_size", 1_000_000_000)
+    bf16, fp16 = options.precision == "bf16", options.precision == "fp16"
     return {
         "train_batch_size": options.micro_batch * options.accumulation * options.world_size,
         "train_micro_batch_size_per_gpu": options.micro_batch,
         "gradient_accumulation_steps": options.accumulation,
         "gradient_clipping": 0.0,
-        "zero_optimization": zero,
+        "zero_optimization": _zero_json(options),
         "bf16": {"enabled": bf16 and stage > 0},
+        "fp16": {"enabled": fp16 and stage > 0, "loss_scale": 1.0},
         # Stage 0 has no fp32 master weights of its own: fp32 parameters under autocast are the masters.
-        "torch_autocast": {"enabled": bf16 and stage == 0, "dtype": "bfloat16"},
+        "torch_autocast": {
+            "enabled": (bf16 or fp16) and stage == 0,
+            "dtype": "float16" if fp16 else "bfloat16",
+        },
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
         "zero_allow_untested_optimizer": True,
@@ -121,3 +159,19 @@ def engine_json(options: EngineOptions) -> dict[str, Any]:
         "steps_per_print": config.steps_per_print if isinstance(config.steps_per_print, int) else None,
         "wall_clock_breakdown": config.wall_clock_breakdown,
     }
+
+
+def _zero_json(options: EngineOptions) -> dict[str, Any]:
+    """The user's ZeRO block as DeepSpeed gets it."""
+    block = options.config.zero_optimization
+    zero = {name: value for name, value in block.given().items() if name not in NO_EFFECT}
+    zero |= {"stage": block.stage}
+    zero.setdefault("sub_group_size", 1_000_000_000)
+    for name in ("offload_optimizer", "offload_param"):
+        if zero.get(name, {}).get("device") == "cpu":
+            # NVMe's keys have nothing to do beside it.
+            zero[name] = {"device": "cpu", "pin_memory": block.pins_memory and options.device.type != "cpu"}
+        else:
+            zero.pop(name, None)
+    zero.pop("mics_shard_size", None)
+    return zero

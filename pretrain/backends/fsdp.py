@@ -4,18 +4,33 @@
 - 1: sharded optimizer state; gradients stay whole until the last micro-batch.
 - 2: gradients are reduce-scattered after every micro-batch; parameters stay gathered between the passes.
 - 3: parameters are released after the forward pass too.
+
+Stages 1 to 3 shard over all ranks, or over groups of `mics_shard_size` that are replicas of each other: their
+gradients are added, their norms are not. With `zero_hpz_partition_size` stage 3 cuts what it has gathered over that
+many ranks after the forward pass, so that the backward pass gathers from near by.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 from torch.distributed.tensor import DTensor
 
-from pretrain.backends.base import EngineOptions, LossWeights, StepResult
+from pretrain.backends.base import EngineOptions, LossWeights, StepResult, finished_step, make_loss_scaler
+from pretrain.config import EngineConfig
 from pretrain.model.encoder import ModelInput, PretrainingModel
-from pretrain.optim import ShardedOptimizer
+from pretrain.optim import LossScaler, ShardedOptimizer
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
+
+COMPUTE_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class FsdpBackend:
@@ -26,18 +41,30 @@ class FsdpBackend:
         self._mesh = _mesh(options)
         self._model = model.to(options.device)
         self._optimizer = optimizer
-        dtype = torch.bfloat16 if options.precision == "bf16" else None
+        self._loss_scaler = make_loss_scaler(options)
+        dtype = COMPUTE_DTYPES[options.precision]
         policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-        for module in (*model.blocks(), model):
-            sharded = fully_shard(
-                module, mesh=self._mesh, reshard_after_forward=self._stage == 3, mp_policy=policy
+        zero = options.config.zero_optimization
+        blocks = [
+            fully_shard(
+                module,
+                mesh=self._mesh,
+                reshard_after_forward=self._stage == 3 and (zero.second_group or True),
+                mp_policy=policy,
+                offload_policy=_offload_policy(options),
             )
-            sharded.set_gradient_divide_factor(1.0)
+            for module in (*model.blocks(), model)
+        ]
+        for block in blocks:
+            block.set_gradient_divide_factor(1.0)
             # gloo has no pre-multiplied sum.
-            sharded.set_force_sum_reduction_for_comms(options.device.type == "cpu")
-        self._root: FSDPModule = sharded
+            block.set_force_sum_reduction_for_comms(options.device.type == "cpu")
+        *inner, self._root = blocks
+        _fetch_ahead(inner, options.config)
+        if options.compile:
+            model.compile_blocks()
         self._named = list(model.encoder.named_parameters())
-        self._layout = _layout(self._named, self._mesh)
+        self._layout = _layout(self._named, self._mesh, options.device)
         optimizer.bind(self._layout)
 
     @property
@@ -48,23 +75,29 @@ class FsdpBackend:
     def optimizer(self) -> ShardedOptimizer:
         return self._optimizer
 
+    @property
+    def loss_scaler(self) -> LossScaler:
+        return self._loss_scaler
+
     def train_micro_batch(self, batch: ModelInput, weights: LossWeights, *, last: bool) -> torch.Tensor:
         self._model.train()
         self._root.set_requires_gradient_sync(last or self._stage >= 2)
+        # Replicas add their gradients once a step.
+        self._root.set_requires_all_reduce(last)
         self._root.set_is_last_backward(last)
         self._root.set_reshard_after_backward(last or self._stage == 3)
         mlm_sum, nsp_sum = self._model(batch)
-        (mlm_sum * weights.mlm + nsp_sum * weights.nsp).backward()
+        ((mlm_sum * weights.mlm + nsp_sum * weights.nsp) * self._loss_scaler.scale).backward()
         return torch.stack([mlm_sum.detach().float(), nsp_sum.detach().float()])
 
     def step(self, lr: float) -> StepResult:
         for shard, (_, parameter) in zip(self._layout.shards, self._named, strict=True):
             shard.tensor.grad = _local(parameter.grad)
-        self._optimizer.begin(lr)
+        self._optimizer.begin(lr, grad_scale=self._loss_scaler.scale)
         self._optimizer.step()
         for shard, (_, parameter) in zip(self._layout.shards, self._named, strict=True):
             shard.tensor.grad = parameter.grad = None
-        return StepResult(*self._optimizer.finish(), loss_scale=1.0)
+        return finished_step(self._loss_scaler, *self._optimizer.finish())
 
     def score(self, batch: ModelInput) -> tuple[torch.Tensor, ...]:
         self._model.eval()
@@ -79,14 +112,56 @@ class FsdpBackend:
 
 
 def _mesh(options: EngineOptions) -> DeviceMesh:
-    """All ranks shard, or, for stage 0, all replicate."""
-    kind = options.device.type
-    if options.config.stage == 0:
-        return init_device_mesh(kind, (options.world_size, 1), mesh_dim_names=("replicate", "shard"))
-    return init_device_mesh(kind, (options.world_size,), mesh_dim_names=("shard",))
+    """All ranks shard, or those of a group; for stage 0 all replicate."""
+    zero, ranks = options.config.zero_optimization, options.world_size
+    group = 1 if zero.stage == 0 else zero.shard_group or ranks
+    if group == ranks and zero.stage > 0:
+        return init_device_mesh(options.device.type, (ranks,), mesh_dim_names=("shard",))
+    # Neighbours shard: a launcher numbers the ranks of a machine one after another.
+    return init_device_mesh(
+        options.device.type, (ranks // group, group), mesh_dim_names=("replicate", "shard")
+    )
 
 
-def _layout(named: list[tuple[str, nn.Parameter]], mesh: DeviceMesh) -> ShardLayout:
+def _offload_policy(options: EngineOptions) -> OffloadPolicy:
+    """On the CPU what is not in use: master weights, moments and gradients are shaped and placed like the shards."""
+    zero = options.config.zero_optimization
+    if not (zero.offloads_optimizer or zero.offloads_parameters):
+        return OffloadPolicy()
+    # Where the device is the CPU there is nothing to copy to, and nothing to pin memory for.
+    return CPUOffloadPolicy(pin_memory=zero.pins_memory and options.device.type != "cpu")
+
+
+def _fetch_ahead(blocks: Sequence[FSDPModule], config: EngineConfig) -> None:
+    """Gathers, besides the layer in use, the next ones of either pass that `stage3_prefetch_bucket_size` holds.
+
+    Left out, FSDP's own way holds: the next layer in the backward pass, none in the forward pass.
+    """
+    elements = config.zero_optimization.given().get("stage3_prefetch_bucket_size")
+    if elements is None or config.stage != 3:
+        return
+    sizes = [sum(parameter.numel() for parameter in _module(block).parameters()) for block in blocks]
+    for order, fetch in (
+        (range(len(blocks)), FSDPModule.set_modules_to_forward_prefetch),
+        (range(len(blocks) - 1, -1, -1), FSDPModule.set_modules_to_backward_prefetch),
+    ):
+        for position, index in enumerate(order):
+            ahead, left = [], elements
+            for other in order[position + 1 :]:
+                left -= sizes[other]
+                if left < 0:
+                    break
+                ahead.append(blocks[other])
+            # Of an empty list the backward pass makes its own way; to fetch oneself is to fetch nothing.
+            fetch(blocks[index], ahead or [blocks[index]])
+
+
+def _module(block: FSDPModule) -> nn.Module:
+    assert isinstance(block, nn.Module)
+    return block
+
+
+def _layout(named: list[tuple[str, nn.Parameter]], mesh: DeviceMesh, device: torch.device) -> ShardLayout:
     """Every parameter is cut along its first axis as `torch.chunk` cuts it; a local piece is one slice."""
     shard_mesh = mesh["shard"] if mesh.ndim > 1 else mesh
     rank, ranks = shard_mesh.get_local_rank(), shard_mesh.size()
@@ -100,7 +175,9 @@ def _layout(named: list[tuple[str, nn.Parameter]], mesh: DeviceMesh) -> ShardLay
         shards.append(Shard(local, pieces))
     infos = tuple(ParameterInfo(name, tuple(parameter.shape)) for name, parameter in named)
     replica = mesh["replicate"].get_local_rank() if mesh.ndim > 1 else 0
-    return ShardLayout(infos, tuple(shards), group=shard_mesh.get_group(), replica=replica)
+    return ShardLayout(
+        infos, tuple(shards), group=shard_mesh.get_group(), replica=replica, group_device=device
+    )
 
 
 def _local(tensor: torch.Tensor | None) -> torch.Tensor:

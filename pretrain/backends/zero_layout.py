@@ -9,6 +9,7 @@
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
@@ -17,8 +18,8 @@ from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
 NamedParameters = list[tuple[str, Any]]
 
 
-def zero_layout(engine: Any, named: NamedParameters, stage: int) -> ShardLayout:
-    """The layout of an initialised DeepSpeed engine whose trained parameters are `named`, in order."""
+def zero_layout(engine: Any, named: NamedParameters, stage: int, device: torch.device) -> ShardLayout:
+    """The layout of an initialised DeepSpeed engine on `device` whose trained parameters are `named`, in order."""
     if stage == 0:
         infos = tuple(ParameterInfo(name, tuple(parameter.shape)) for name, parameter in named)
         shards = tuple(
@@ -27,11 +28,11 @@ def zero_layout(engine: Any, named: NamedParameters, stage: int) -> ShardLayout:
         )
         return ShardLayout(infos, shards, group=None, replica=dist.get_rank())
     if stage == 3:
-        return _stage3(engine.optimizer, named)
-    return _stages_1_and_2(engine.optimizer, named)
+        return _stage3(engine.optimizer, named, device)
+    return _stages_1_and_2(engine.optimizer, named, device)
 
 
-def _stages_1_and_2(optimizer: Any, named: NamedParameters) -> ShardLayout:
+def _stages_1_and_2(optimizer: Any, named: NamedParameters, device: torch.device) -> ShardLayout:
     if hasattr(optimizer, "single_partition_of_fp32_groups"):
         (flat,) = optimizer.single_partition_of_fp32_groups
     else:  # BF16_Optimizer: stage 1 with bf16 weights and fp32 accumulation
@@ -43,10 +44,10 @@ def _stages_1_and_2(optimizer: Any, named: NamedParameters) -> ShardLayout:
             inside, local = mapping.lp_fragment_address, mapping.hp_fragment_address
             slices.append(Slice(index, int(inside.start), int(local.start), int(inside.numel)))
     infos = tuple(ParameterInfo(name, tuple(parameter.shape)) for name, parameter in named)
-    return ShardLayout(infos, (Shard(flat, tuple(slices)),), group=dist.group.WORLD)
+    return ShardLayout(infos, (Shard(flat, tuple(slices)),), group=dist.group.WORLD, group_device=device)
 
 
-def _stage3(optimizer: Any, named: NamedParameters) -> ShardLayout:
+def _stage3(optimizer: Any, named: NamedParameters, device: torch.device) -> ShardLayout:
     index_of = {id(parameter): index for index, (_, parameter) in enumerate(named)}
     rank = dist.get_rank()
     shards = []
@@ -61,4 +62,4 @@ def _stage3(optimizer: Any, named: NamedParameters) -> ShardLayout:
             offset += held
         shards.append(Shard(flat, tuple(slices)))
     infos = tuple(ParameterInfo(name, tuple(parameter.ds_shape)) for name, parameter in named)
-    return ShardLayout(infos, tuple(shards), group=dist.group.WORLD)
+    return ShardLayout(infos, tuple(shards), group=dist.group.WORLD, group_device=device)

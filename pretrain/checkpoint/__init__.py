@@ -7,9 +7,9 @@
 A tensor's key says what it is: `<kind>:<parameter>:<first element>`.
 """
 
-from pretrain.checkpoint.course import check_same_course, differences, is_bitwise
+from pretrain.checkpoint.course import check_same_course, differences, is_bitwise, recipe_changes
 from pretrain.checkpoint.export import export_model
-from pretrain.checkpoint.load import find_checkpoint, load_checkpoint, verify_checkpoint
+from pretrain.checkpoint.load import begin_phase, find_checkpoint, load_checkpoint, verify_checkpoint
 from pretrain.checkpoint.manifest import CheckpointManifest, RunState, SavedStore
 from pretrain.checkpoint.save import point_latest, save_checkpoint
 
@@ -17,6 +17,7 @@ __all__ = [
     "CheckpointManifest",
     "RunState",
     "SavedStore",
+    "begin_phase",
     "check_same_course",
     "differences",
     "export_model",
@@ -24,6 +25,7 @@ __all__ = [
     "is_bitwise",
     "load_checkpoint",
     "point_latest",
+    "recipe_changes",
     "save_checkpoint",
     "verify_checkpoint",
 ]

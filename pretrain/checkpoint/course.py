@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.checkpoint.manifest import RunState, SavedStore
+from pretrain.config import Recipe
 from pretrain.data.options import SamplingOptions
 from pretrain.errors import DataError, UsageError
 
 
-def check_same_course(folder: Path, saved: RunState, now: RunState, total_steps: int) -> None:
+def check_same_course(folder: Path, saved: RunState, now: RunState, total_steps: int | None) -> None:
     """Raises DataError for another token store, UsageError for other shares, sampling, seed or model."""
     if saved.blend and now.blend:
         _check_same_blend(folder, saved.blend, now.blend)
@@ -36,7 +37,7 @@ def check_same_course(folder: Path, saved: RunState, now: RunState, total_steps:
                 f"{folder} was made with {name} = {before!r}, this run has {after!r}: make them equal, or start anew "
                 "with another --output."
             )
-    if saved.step > total_steps:
+    if total_steps is not None and saved.step > total_steps:
         raise UsageError(
             f"{folder} is at step {saved.step}, beyond train.steps = {total_steps}: raise train.steps."
         )
@@ -75,6 +76,16 @@ def _check_same_blend(folder: Path, saved: list[SavedStore], now: list[SavedStor
 def is_bitwise(saved: RunState, now: RunState) -> bool:
     """Whether the run goes on in every bit: same backend, stage, ranks, cut, precision and versions."""
     return saved.written_by == now.written_by
+
+
+def recipe_changes(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """`differences` of two resolved recipes; a key that came after the first was written had its default then."""
+    defaults = Recipe().model_dump()
+    before = {
+        key: default | saved.get(key, {}) if isinstance(default, dict) else saved.get(key, default)
+        for key, default in defaults.items()
+    }
+    return differences(before | {key: saved[key] for key in saved.keys() - before.keys()}, now)
 
 
 def differences(saved: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

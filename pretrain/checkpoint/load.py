@@ -6,6 +6,7 @@
 """
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,17 +14,20 @@ from torch import Tensor
 
 from pretrain import comm
 from pretrain.checkpoint.manifest import (
-    KINDS,
     LATEST_NAME,
+    MASTER,
     CheckpointManifest,
     SavedFile,
     sha256_of,
     slice_key,
+    vector_key,
 )
 from pretrain.checkpoint.save import local_tensors
 from pretrain.errors import DataError, UsageError
 from pretrain.optim import ShardedOptimizer
 from pretrain.sharding import ShardLayout
+
+MomentsPolicy = Literal["reset", "kept", "nvidia-kept"]
 
 
 def find_checkpoint(checkpoints: Path) -> Path | None:
@@ -75,6 +79,44 @@ def load_checkpoint(folder: Path, optimizer: ShardedOptimizer, rank: int, ranks:
     Raises:
         DataError: a file is damaged, or the checkpoint is of another model or has no moments.
     """
+    manifest = _load(folder, optimizer, local_tensors(optimizer), optimizer.vectors, rank, ranks)
+    optimizer.applied_steps = manifest.state.applied_steps
+    optimizer.earlier_steps = manifest.state.earlier_steps
+    if optimizer.spikes is not None:  # without a rule nothing would keep them up to date
+        optimizer.recent_norms = list(manifest.state.recent_norms)
+        optimizer.spikes_in_row = manifest.state.spikes_in_row
+    return manifest
+
+
+def begin_phase(
+    folder: Path, optimizer: ShardedOptimizer, moments: MomentsPolicy, rank: int, ranks: int
+) -> CheckpointManifest:
+    """Fills the master weights of a run that has taken no step; collective, and refresh the weights after it.
+
+    - reset: moments stay zero, as in a run from a model folder;
+    - kept: moments are the checkpoint's, and bias correction counts its steps on;
+    - nvidia-kept: moments are the checkpoint's, and bias correction counts from 1, as NVIDIA's BERT recipe hands
+      phase 1 over to phase 2 (DeepLearningExamples, run_pretraining.py sets their `step` to that of phase 2).
+
+    Raises what `load_checkpoint` raises.
+    """
+    tensors = local_tensors(optimizer)
+    wanted, vectors = ({MASTER: tensors[MASTER]}, {}) if moments == "reset" else (tensors, optimizer.vectors)
+    manifest = _load(folder, optimizer, wanted, vectors, rank, ranks)
+    if moments == "kept":
+        optimizer.earlier_steps = manifest.state.earlier_steps + manifest.state.applied_steps
+    return manifest
+
+
+def _load(
+    folder: Path,
+    optimizer: ShardedOptimizer,
+    wanted: dict[str, list[Tensor]],
+    vectors: dict[str, Tensor],
+    rank: int,
+    ranks: int,
+) -> CheckpointManifest:
+    """Verifies the checkpoint and fills the tensors and whole vectors that are wanted, by kind."""
     manifest = CheckpointManifest.read(folder)
     problems = verify_checkpoint(folder, manifest, rank, ranks)
     problems = [problem for each in comm.all_gather_objects(problems) for problem in each]
@@ -82,13 +124,18 @@ def load_checkpoint(folder: Path, optimizer: ShardedOptimizer, rank: int, ranks:
         raise DataError(
             f"{problems[0]}; the checkpoint is damaged, resume from another one by --resume PATH."
         )
-    missing = [kind for kind in KINDS if kind not in manifest.kinds]
+    missing = [kind for kind in wanted if kind not in manifest.kinds]
+    missing += [kind for kind in vectors if kind not in manifest.vectors]
     if missing:
-        raise DataError(f"{folder} holds no {missing[0]}, so training cannot go on from it.")
+        raise DataError(
+            f"{folder} holds no {missing[0]}, so training cannot go on from it: choose the optimizer that it was "
+            "saved with (optimizer.name), or start anew with another --output."
+        )
     _check_parameters(folder, manifest, optimizer.layout)
-    for kind, tensors in local_tensors(optimizer).items():
+    for kind, tensors in wanted.items():
         _fill(folder, manifest, optimizer.layout, kind, tensors)
-    optimizer.applied_steps = manifest.state.applied_steps
+    for kind, vector in vectors.items():
+        vector.copy_(_read_vector(folder / manifest.files[0].name, kind, vector.numel()))
     return manifest
 
 
@@ -117,6 +164,20 @@ def _fill(
                 if first < last:
                     with torch.no_grad():
                         view[first - mine : last - mine].copy_(values[first - start : last - start])
+
+
+def _read_vector(path: Path, kind: str, numel: int) -> Tensor:
+    """Raises DataError where rank 0's file does not hold it as the manifest says."""
+    try:
+        with safe_open(path, framework="pt") as content:
+            values: Tensor = content.get_tensor(vector_key(kind))
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} cannot be read as the manifest says: {error}.") from None
+    if values.dtype != torch.float32 or values.shape != (numel,):
+        raise DataError(
+            f"{path} holds {list(values.shape)} {values.dtype} as {kind}, which has {numel} elements."
+        )
+    return values
 
 
 def read_slices(

@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from pretrain.errors import DataError, misfit
+from pretrain.optim import LossScaleState
 
 FORMAT = "pretrain-checkpoint"
 VERSION = 1
 MANIFEST_NAME = "manifest.json"
 LATEST_NAME = "latest"
-KINDS = ("master", "exp_avg", "exp_avg_sq")
+MASTER = "master"  # the kind of fp32 master weights; what other kinds there are, the optimizer says
 MAX_MANIFEST_BYTES = 256 << 20
 _HASH_CHUNK_BYTES = 1 << 22
 
@@ -57,8 +58,19 @@ class RunState(_Part):
     """Where the run stands, and what its further course depends on."""
 
     step: int  # finished optimizer steps
+    tokens: int = 0  # real ones in those steps; 0 where it was saved before they were counted
+    seconds: float = 0.0  # of training, over all starts
+    skipped_tokens: int = 0  # of those tokens, what lay in steps that updated nothing
     cursor: list[int]  # first row of the next step
-    applied_steps: int  # steps that changed the weights: the t of bias correction
+    applied_steps: int  # steps that changed the weights: the t of the learning rate
+    earlier_steps: int = (
+        0  # those of an earlier phase whose moments were kept: bias correction's t has them too
+    )
+    loss_scale: LossScaleState | None = (
+        None  # of fp16; None: another precision, or saved before it was carried
+    )
+    recent_norms: list[float] = []  # of the last updates' gradients, where a rule skips outliers among them
+    spikes_in_row: int = 0  # such outliers since the last update
     seed: int
     store_fingerprint: str  # of a blend: over all its stores and weights
     blend: list[SavedStore] = []  # empty: one store
@@ -75,6 +87,7 @@ class CheckpointManifest(_Part):
     format: Literal["pretrain-checkpoint"] = "pretrain-checkpoint"
     version: Literal[1] = 1
     kinds: list[str]
+    vectors: list[str] = []  # kinds that every rank holds whole; in the file of rank 0
     parameters: dict[str, list[int]]
     files: list[SavedFile]
     state: RunState
@@ -140,6 +153,11 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def vector_key(kind: str) -> str:
+    """The name of a whole vector in rank 0's file."""
+    return f"whole:{kind}"
 
 
 def slice_key(kind: str, parameter: str, start: int) -> str:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from pretrain import comm
 from pretrain.checkpoint.manifest import (
-    KINDS,
     LATEST_NAME,
     MANIFEST_NAME,
+    MASTER,
     CheckpointManifest,
     RunState,
     SavedFile,
@@ -28,6 +28,7 @@ from pretrain.checkpoint.manifest import (
     sha256_of,
     slice_key,
     sync,
+    vector_key,
 )
 from pretrain.errors import PretrainError
 from pretrain.optim import ShardedOptimizer
@@ -57,7 +58,8 @@ def save_checkpoint(
     _raise_any(problem, final)
     if rank == 0:
         manifest = CheckpointManifest(
-            kinds=list(KINDS),
+            kinds=[MASTER, *optimizer.rule.moment_kinds],
+            vectors=list(optimizer.vectors),
             parameters={info.name: list(info.shape) for info in optimizer.layout.parameters},
             files=[SavedFile.model_validate(file) for file in files if file is not None],
             state=state,
@@ -77,12 +79,9 @@ def point_latest(checkpoints: Path, name: str) -> None:
 
 
 def local_tensors(optimizer: ShardedOptimizer) -> dict[str, list[Tensor]]:
-    """Master weights and moments by kind, one tensor for each shard."""
-    return {
-        "master": [shard.tensor.detach() for shard in optimizer.layout.shards],
-        "exp_avg": optimizer.moments("exp_avg"),
-        "exp_avg_sq": optimizer.moments("exp_avg_sq"),
-    }
+    """Master weights and the moments that the optimizer's rule keeps, by kind, one tensor for each shard."""
+    moments = {kind: optimizer.moments(kind) for kind in optimizer.rule.moment_kinds}
+    return {MASTER: [shard.tensor.detach() for shard in optimizer.layout.shards], **moments}
 
 
 def _prepare(partial: Path) -> None:
@@ -101,6 +100,8 @@ def _write_slices(partial: Path, optimizer: ShardedOptimizer, rank: int) -> Save
                 content[slice_key(kind, layout.parameters[piece.parameter].name, piece.start)] = (
                     view.cpu().clone()
                 )
+    if rank == 0:
+        content |= {vector_key(kind): vector.cpu() for kind, vector in optimizer.vectors.items()}
     path = partial / f"rank-{rank:05d}.safetensors"
     save_file(content, path)
     sync(path)

@@ -6,8 +6,9 @@
    came from is kept (`resolve`).
 """
 
+from pretrain.config.batch_plan import BatchPlan
 from pretrain.config.engine import EngineConfig
 from pretrain.config.recipe import BlendedStore, Recipe
 from pretrain.config.resolve import RunConfig, batch_cut, resolve
 
-__all__ = ["BlendedStore", "EngineConfig", "Recipe", "RunConfig", "batch_cut", "resolve"]
+__all__ = ["BatchPlan", "BlendedStore", "EngineConfig", "Recipe", "RunConfig", "batch_cut", "resolve"]

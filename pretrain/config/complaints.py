@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from pretrain.errors import UsageError
 
@@ -40,25 +41,53 @@ def complaint(
     place: Mapping[str, str] | str,
     refused: Mapping[str, str] | None = None,
 ) -> UsageError:
-    """The first problem of a validation as one sentence.
+    """All problems of a validation, each as one sentence: one after the place, several on lines of their own.
 
     `place` names the file, or the place of each dotted key; `refused` are keys known elsewhere, with advice.
     """
     known = list(known_keys(model))
-    problem = error.errors()[0]
-    key = _dotted(problem["loc"], known)
-    where = place if isinstance(place, str) else _place_of(key, place)
-    if refused and key in refused:
-        return UsageError(f'{where}: "{key}" = {problem["input"]!r} is not carried here; {refused[key]}.')
+    found: dict[str, tuple[str, str]] = {}  # of a key's problems the first: unions have one for each member
+    refused_types: set[str] = set()
+    for problem in error.errors():
+        key = _dotted(problem["loc"], known)
+        where = place if isinstance(place, str) else _place_of(key, place)
+        found.setdefault(key, (where, _sentence(problem, key, known, refused or {})))
+        if key.endswith(".type") and problem["type"] != "missing":
+            refused_types.add(key)
+    found = {key: each for key, each in found.items() if _type_of(key) not in refused_types}
+    if len(found) == 1:
+        return UsageError(": ".join(*found.values()))
+    places = {where for where, _ in found.values()}
+    if len(places) == 1:
+        head, lines = f"{places.pop()}: ", [sentence for _, sentence in found.values()]
+    else:
+        head, lines = "", [f"{where}: {sentence}" for where, sentence in found.values()]
+    return UsageError("\n  ".join([f"{head}{len(found)} keys do not fit:", *lines]))
+
+
+def _sentence(problem: ErrorDetails, key: str, known: list[str], refused: Mapping[str, str]) -> str:
+    """What is wrong with the key, without its place."""
+    if key in refused and problem["type"] == "extra_forbidden":
+        return f'"{key}" = {_shown(problem["input"])} is not carried here; {refused[key]}.'
     if problem["type"] == "extra_forbidden":
-        return UsageError(f'{where}: unknown key "{key}"{nearest_key(key, known)}')
+        return f'unknown key "{key}"{nearest_key(key, known)}'
     if problem["type"] == "model_type":
-        return UsageError(
-            f'{where}: "{key}" is {problem["input"]!r}: it must be a section with keys of its own.'
-        )
+        return f'"{key}" is {_shown(problem["input"])}: it must be a section with keys of its own.'
     message = problem["msg"].removeprefix("Value error, ")
-    value = "" if isinstance(problem["input"], dict) else f" is {problem['input']!r}"
-    return UsageError(f'{where}: "{key}"{value}: {message[:1].lower()}{message[1:]}.')
+    subject = f'"{key}"' if key else "the file"
+    value = "" if isinstance(problem["input"], dict) else f" is {_shown(problem['input'])}"
+    return f"{subject}{value}: {message[:1].lower()}{message[1:]}."
+
+
+def _type_of(key: str) -> str | None:
+    """The key that says what an optimizer or scheduler is, of one of its parameters."""
+    block, params, _ = key.partition(".params.")
+    return f"{block}.type" if params else None
+
+
+def _shown(value: Any) -> str:
+    """A value as Python writes it, a block by its keys alone."""
+    return f"{{{', '.join(map(str, value))}}}" if isinstance(value, dict) else repr(value)
 
 
 def _dotted(location: tuple[Any, ...], known: list[str]) -> str:

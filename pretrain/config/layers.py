@@ -11,8 +11,13 @@ from typing import Any
 
 from pretrain.errors import UsageError
 
-# Each says what the model is: whoever says one of them replaces the others.
 MODEL_SOURCES = frozenset({"model.preset", "model.config", "model.pretrained"})
+# Of each group one key is said: whoever says it replaces the others.
+EXCLUSIVE = (
+    MODEL_SOURCES,
+    frozenset({"schedule.warmup", "schedule.warmup_samples"}),
+    frozenset({"schedule.end_lr", "schedule.end_share"}),
+)
 STORE, BLEND = "data.store", "data.blend."
 
 
@@ -49,8 +54,9 @@ def overridden(said: Mapping[str, Said], overrides: Sequence[str]) -> dict[str, 
 def replaced(said: Mapping[str, Said], by: Mapping[str, Said]) -> dict[str, Said]:
     """`said` with the values that `by` replaces, and without the model or the stores that it replaces by others."""
     kept = dict(said)
-    if MODEL_SOURCES & by.keys():
-        kept = {key: each for key, each in kept.items() if key not in MODEL_SOURCES}
+    for group in EXCLUSIVE:
+        if group & by.keys():
+            kept = {key: each for key, each in kept.items() if key not in group}
     if STORE in by:
         kept = _without(kept, BLEND)
     if any(key.startswith(BLEND) and key.endswith(".store") for key in by):

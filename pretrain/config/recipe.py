@@ -1,10 +1,14 @@
 """The recipe: what is computed. Every key with its type, range and default."""
 
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pretrain.config.batch_plan import BatchPlan
+
 PositiveInt = Annotated[int, Field(gt=0)]
+Pair = Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -71,26 +75,72 @@ class Model(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None  # None: what the model's own config says
 
 
-class Train(Section):
-    """How long, in which batches. `global_batch` counts rows of seq_len tokens per step over all ranks."""
+class Phase(Section):
+    """What a run begins with that was trained before: the master weights of a checkpoint, and perhaps its moments.
 
-    steps: PositiveInt = 1000
+    Everything else begins anew: steps, rows, the schedule with its warm-up, the loss scale.
+    """
+
+    checkpoint: str | None = None  # a checkpoint, or a run folder, whose latest one it is
+    moments: Literal["reset", "kept", "nvidia-kept"] = "reset"
+
+
+class Train(Section):
+    """How long, in which batches. `global_batch` counts rows of seq_len tokens per step over all ranks.
+
+    The run ends at `steps`, `tokens` (real ones) or `hours`, whichever comes first.
+    """
+
+    steps: PositiveInt | None = 1000  # None: only where `tokens` is said and steps are not
+    tokens: PositiveInt | None = None
+    hours: Annotated[float, Field(gt=0)] | None = None  # of all starts of the run together
     global_batch: PositiveInt = 256
+    batch_stages: list[Pair] = []  # before it: [steps, rows], ascending
     micro_batch: PositiveInt | Literal["auto"] = "auto"
     activation_checkpointing: Literal["none", "full"] | PositiveInt = "none"
+    compile: bool = False
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the masked-token loss, in training only
+    spike_factor: Annotated[float, Field(gt=1)] | None = (
+        None  # None: no step is skipped for its gradient norm
+    )
+    spike_window: PositiveInt = 50
     stop_at_step: PositiveInt | None = None  # save and end with exit code 75 there, to be started again
+    max_skipped_steps: PositiveInt = (
+        20  # in a row that end the run: spikes; overflows at the lowest loss scale
+    )
+
+    @model_validator(mode="after")
+    def _stages_ascend(self) -> Self:
+        sizes = self.batch_plan.sizes
+        if any(later <= earlier for earlier, later in pairwise(sizes)):
+            raise ValueError(
+                f"batch_stages and then global_batch take {', '.join(map(str, sizes))} rows: each must be more than "
+                "the one before"
+            )
+        return self
+
+    @property
+    def batch_plan(self) -> BatchPlan:
+        """The rows of every step."""
+        return BatchPlan(self.global_batch, tuple((steps, rows) for steps, rows in self.batch_stages))
 
 
 class Optimizer(Section):
-    """LAMB or AdamW. `variant` and the bounds of the trust ratio belong to LAMB."""
+    """LAMB, AdamW, SGD or Adafactor; which key belongs to which, `belonging` knows."""
 
-    name: Literal["lamb", "adamw"] = "lamb"
+    name: Literal["lamb", "adamw", "sgd", "adafactor"] = "lamb"
     variant: Literal["paper", "nvidia", "deepspeed"] = "paper"
     lr: Annotated[float, Field(gt=0)] = 1e-3
+    lr_scaling: Literal["none", "linear", "sqrt"] = "none"
+    base_batch: PositiveInt | None = None  # samples per step at which `lr` was found
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     eps: Annotated[float, Field(gt=0)] = 1e-6
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    decay_1d: bool = False
+    trust_1d: bool = True
     gradient_clipping: Annotated[float, Field(ge=0)] = 1.0  # L2 norm over all parameters; 0 = none
     bias_correction: bool | None = None  # None: what the variant does
     min_trust: Annotated[float, Field(ge=0)] | None = None
@@ -98,12 +148,20 @@ class Optimizer(Section):
 
 
 class ScheduleSection(Section):
-    """The learning rate over the run. `warmup` below 1 is a share of train.steps, from 1 on a count of steps."""
+    """The learning rate over the run. `warmup` and `decay_every` below 1 are shares of the run's steps, from 1 on
+    counts of steps."""
 
-    name: Literal["linear", "polynomial", "nvidia-polynomial"] = "linear"
+    name: Literal[
+        "linear", "polynomial", "nvidia-polynomial", "cosine", "step", "exponential", "constant"
+    ] = "linear"
     warmup: Annotated[float, Field(ge=0)] = 0.1
+    warmup_samples: PositiveInt | None = None
+    warmup_shape: Literal["linear", "quadratic", "log"] = "linear"
     power: Annotated[float, Field(gt=0)] = 1.0
     end_lr: Annotated[float, Field(ge=0)] = 0.0
+    end_share: Share | None = None  # of the peak, instead of end_lr
+    decay_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    decay_every: Annotated[float, Field(gt=0)] | None = None
 
 
 class Eval(Section):
@@ -126,6 +184,8 @@ class Log(Section):
 
     every: PositiveInt = 10
     samples: bool = False
+    graph_breaks: bool = False
+    parameters_every: Annotated[int, Field(ge=0)] = 0  # trust ratios and norms of each parameter; 0: never
 
 
 class Recipe(Section):
@@ -134,6 +194,7 @@ class Recipe(Section):
     seed: Annotated[int, Field(ge=0)] = 42
     data: Data = Data()
     model: Model = Model()
+    phase: Phase = Phase()
     train: Train = Train()
     optimizer: Optimizer = Optimizer()
     schedule: ScheduleSection = ScheduleSection()
@@ -142,7 +203,22 @@ class Recipe(Section):
     log: Log = Log()
 
     @property
+    def planned_steps(self) -> int:
+        """Of `train.steps` and `train.tokens`, what is reached first if rows are full."""
+        limits = [] if self.train.steps is None else [self.train.steps]
+        if self.train.tokens is not None:
+            limits.append(self.train.batch_plan.steps_for(self.train.tokens / self.data.seq_len))
+        return min(limits)
+
+    @property
     def warmup_steps(self) -> int:
-        """Steps of linear warm-up."""
-        warmup = self.schedule.warmup
-        return round(warmup * self.train.steps) if warmup < 1 else round(warmup)
+        """Steps of warm-up, as `schedule.warmup` says them."""
+        return self._steps(self.schedule.warmup)
+
+    @property
+    def decay_steps(self) -> int:
+        """Steps between two decays of the schedules `step` and `exponential`; 1 for the others."""
+        return max(1, self._steps(self.schedule.decay_every or 1.0))
+
+    def _steps(self, steps_or_share: float) -> int:
+        return round(steps_or_share * self.planned_steps) if steps_or_share < 1 else round(steps_or_share)

@@ -9,20 +9,28 @@ import json
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import gcd
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from pretrain.config.belonging import check_belonging
 from pretrain.config.complaints import complaint
-from pretrain.config.engine import DEEPSPEED_HINTS, REFUSED_KEYS, EngineConfig
+from pretrain.config.engine import (
+    FSDP_HINTS,
+    HINTS,
+    OPTIMIZER_TYPES,
+    REFUSED_KEYS,
+    SCHEDULER_TYPES,
+    EngineConfig,
+)
 from pretrain.config.layers import Said, flat, nested, overridden, replaced
 from pretrain.config.recipe import Recipe
 from pretrain.errors import UsageError
 
 MAX_AUTO_TOKENS = 8192  # tokens of a micro-batch that `auto` chooses at most
 MAX_CONFIG_BYTES = 1 << 20
-LAMB_KEYS = ("optimizer.variant", "optimizer.min_trust", "optimizer.max_trust")
 _DEFAULT_RECIPE = "default recipe"
 
 
@@ -45,7 +53,7 @@ class RunConfig:
     def unused_hints(self) -> list[str]:
         """Keys of the ds_config that speak to DeepSpeed alone and change no result."""
         given = self.engine.zero_optimization.given()
-        return [f"zero_optimization.{name}" for name in DEEPSPEED_HINTS if name in given]
+        return [f"zero_optimization.{name}" for name in HINTS if name in given and name not in FSDP_HINTS]
 
 
 def resolve(
@@ -73,6 +81,8 @@ def resolve(
             )
         if key not in said or said[key].value == "auto":
             said[key] = from_engine
+    if "train.tokens" in said and "train.steps" not in said:
+        said["train.steps"] = Said(None, said["train.tokens"].place)  # they end the run in its stead
     if recipe_path is None:
         place = f"{_DEFAULT_RECIPE} {default_recipe.name}"
         defaults = {key: Said(value, place) for key, value in _read_recipe(default_recipe).items()}
@@ -82,44 +92,32 @@ def resolve(
         recipe = Recipe.model_validate(nested({key: each.value for key, each in said.items()}))
     except ValidationError as error:
         raise complaint(error, Recipe, places) from None
-    for key in LAMB_KEYS if recipe.optimizer.name != "lamb" else ():
-        if key in said and not said[key].place.startswith(_DEFAULT_RECIPE):
-            raise UsageError(f"{places[key]}: {key} belongs to lamb, not to {recipe.optimizer.name}.")
-    if recipe.warmup_steps > recipe.train.steps:
-        raise UsageError(
-            f"schedule.warmup is {recipe.warmup_steps} steps but train.steps is {recipe.train.steps}: warm-up must end "
-            "within the run."
-        )
+    check_belonging(recipe, said, _DEFAULT_RECIPE)
     return RunConfig(recipe, engine, dict(sorted(places.items())))
 
 
 def batch_cut(config: RunConfig, world_size: int) -> tuple[int, int]:
-    """(micro_batch, accumulation): rows per rank and forward pass, and passes per step.
+    """(micro_batch, accumulation): rows per rank and forward pass, and passes per step of train.global_batch.
+
+    The stages before it have fewer passes of the same micro-batch.
 
     Raises:
-        UsageError: the global batch is not micro_batch * ranks * accumulation.
+        UsageError: a global batch is not micro_batch * ranks * accumulation.
     """
     train, said = config.recipe.train, config.engine.gradient_accumulation_steps
-    if train.global_batch < world_size:
-        raise UsageError(
-            f"train.global_batch is {train.global_batch} rows but there are {world_size} ranks: give every rank a row, "
-            "or start fewer ranks."
-        )
-    if train.global_batch % world_size:
-        raise UsageError(
-            f"train.global_batch of {train.global_batch} rows does not divide over {world_size} ranks: choose a "
-            f"multiple of {world_size}."
-        )
+    sizes = train.batch_plan.sizes
+    for rows in sizes:
+        if rows % world_size:
+            raise UsageError(_rows_without_a_rank(rows, rows == train.global_batch, world_size))
     rows_per_rank = train.global_batch // world_size
+    common = gcd(*sizes) // world_size  # of the ranks' shares; their multiple, because each of them is one
     if train.micro_batch != "auto":
         micro_batch = train.micro_batch
     elif said != "auto":
         micro_batch = max(1, rows_per_rank // said)
     else:
         limit = max(1, MAX_AUTO_TOKENS // config.recipe.data.seq_len)
-        micro_batch = max(
-            rows for rows in range(1, min(limit, rows_per_rank) + 1) if rows_per_rank % rows == 0
-        )
+        micro_batch = max(rows for rows in range(1, min(limit, common) + 1) if common % rows == 0)
     accumulation = rows_per_rank // micro_batch
     if micro_batch * accumulation != rows_per_rank or (said != "auto" and said != accumulation):
         steps = said if said != "auto" else accumulation
@@ -128,7 +126,23 @@ def batch_cut(config: RunConfig, world_size: int) -> tuple[int, int]:
             f"{steps} accumulation steps is {micro_batch * world_size * steps}: change train.global_batch, "
             "train.micro_batch or gradient_accumulation_steps so that the product is equal."
         )
+    for rows in sizes:
+        if rows % (micro_batch * world_size):
+            raise UsageError(
+                f"train.batch_stages has a stage of {rows} rows, which micro-batches of {micro_batch} rows on "
+                f"{world_size} rank(s) do not divide: make it a multiple of {micro_batch * world_size}, or lower "
+                "train.micro_batch."
+            )
     return micro_batch, accumulation
+
+
+def _rows_without_a_rank(rows: int, is_global_batch: bool, world_size: int) -> str:
+    what = "train.global_batch" if is_global_batch else "a stage of train.batch_stages"
+    if rows < world_size:
+        return f"{what} is {rows} rows but there are {world_size} ranks: give every rank a row, or start fewer ranks."
+    return (
+        f"{what} of {rows} rows does not divide over {world_size} ranks: choose a multiple of {world_size}."
+    )
 
 
 def _read_engine(path: Path | None) -> EngineConfig:
@@ -188,11 +202,13 @@ def _said_by_engine(engine: EngineConfig, file: str, world_size: int) -> dict[st
         if len(betas) != 2:
             raise UsageError(f"ds_config {file}: optimizer.params.betas has {len(betas)} entries, not 2.")
         found |= {
-            "optimizer.name": ("lamb" if "Lamb" in name else "adamw", "optimizer.type"),
+            "optimizer.name": (OPTIMIZER_TYPES[name], "optimizer.type"),
             "optimizer.lr": (params.lr, "optimizer.params.lr"),
             "optimizer.beta1": (betas[0], "optimizer.params.betas"),
             "optimizer.beta2": (betas[1], "optimizer.params.betas"),
             "optimizer.eps": (params.eps, "optimizer.params.eps"),
+            "optimizer.momentum": (params.momentum, "optimizer.params.momentum"),
+            "optimizer.nesterov": (params.nesterov, "optimizer.params.nesterov"),
             "optimizer.weight_decay": (params.weight_decay, "optimizer.params.weight_decay"),
             "optimizer.bias_correction": (params.bias_correction, "optimizer.params.bias_correction"),
             "optimizer.min_trust": (params.min_coeff, "optimizer.params.min_coeff"),
@@ -200,7 +216,9 @@ def _said_by_engine(engine: EngineConfig, file: str, world_size: int) -> dict[st
         }
     if engine.scheduler is not None:
         schedule = engine.scheduler.params
-        found["schedule.name"] = ("linear", "scheduler.type")
+        found["schedule.name"] = (SCHEDULER_TYPES[engine.scheduler.type], "scheduler.type")
+        found["schedule.warmup_shape"] = (schedule.warmup_type, "scheduler.params.warmup_type")
+        found["schedule.end_share"] = (schedule.cos_min_ratio, "scheduler.params.cos_min_ratio")
         found["schedule.warmup"] = (schedule.warmup_num_steps, "scheduler.params.warmup_num_steps")
         found["train.steps"] = (schedule.total_num_steps, "scheduler.params.total_num_steps")
         if found.get("optimizer.lr", ("auto",))[0] == "auto":

@@ -4,8 +4,9 @@ A step's rows are cut into micro-batches of all ranks: the g-th of rank k has th
 `(g * world + k) * micro_batch` on. Which rows a step has never depends on the cut.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from queue import SimpleQueue
 from threading import Event, Semaphore, Thread
 from types import TracebackType
@@ -32,6 +33,8 @@ class Rows(Protocol[PlaceBehind]):
     def cursor(self) -> PlaceBehind: ...
     @property
     def next_cursor(self) -> PlaceBehind: ...
+    @property
+    def num_rows(self) -> int: ...
     @property
     def num_masked(self) -> int: ...
     @property
@@ -65,6 +68,7 @@ class StepBatches:
     num_pairs: int
     num_samples: int
     num_tokens: int
+    num_rows: int
     sample_names: Sequence[str] = ()
 
 
@@ -87,22 +91,27 @@ class Loader:
         self,
         stream: Stream[Place],
         cursor: Place,
-        global_batch: int,
+        global_batch: int | Iterable[int],
         micro_batch: int,
         rank: int,
         world: int,
         depth: int = 2,
         name_samples: bool = False,
     ) -> None:
-        """Raises UsageError unless global_batch is a multiple of micro_batch * world."""
-        if global_batch < 1 or global_batch % (micro_batch * world):
-            raise UsageError(
-                f"A global batch of {global_batch} rows cannot be cut into micro-batches of {micro_batch} "
-                f"rows on {world} rank(s): set train.global_batch to a multiple of {micro_batch * world}."
-            )
+        """`global_batch`: rows of every step, or of one step after another, each a multiple of micro_batch * world.
+
+        Raises UsageError for one number that is no such multiple.
+        """
+        if isinstance(global_batch, int):
+            if global_batch < 1 or global_batch % (micro_batch * world):
+                raise UsageError(
+                    f"A global batch of {global_batch} rows cannot be cut into micro-batches of {micro_batch} "
+                    f"rows on {world} rank(s): set train.global_batch to a multiple of {micro_batch * world}."
+                )
+            global_batch = repeat(global_batch)
         self._micro_batch = micro_batch
         self._name_samples = name_samples
-        self._first_rows = range(rank * micro_batch, global_batch, world * micro_batch)
+        self._first_row, self._stride = rank * micro_batch, world * micro_batch
         self._free = Semaphore(depth)
         self._ready: SimpleQueue[StepBatches | _Failure] = SimpleQueue()
         self._stop = Event()
@@ -154,7 +163,7 @@ class Loader:
     def _step_batches(self, rows: Rows[Position]) -> StepBatches:
         """This rank's share of a step; cut short, and never delivered, once the loader is closed."""
         micro_batches: list[Batch] = []
-        for first_row in self._first_rows:
+        for first_row in range(self._first_row, rows.num_rows, self._stride):
             if self._stop.is_set():
                 break
             micro_batches.append(rows.batch(first_row, self._micro_batch))
@@ -166,13 +175,14 @@ class Loader:
             num_pairs=rows.num_pairs,
             num_samples=rows.num_samples,
             num_tokens=rows.num_tokens,
+            num_rows=rows.num_rows,
             sample_names=rows.sample_names() if self._name_samples else (),
         )
 
 
-def _steps(stream: Stream[Place], cursor: Place, global_batch: int) -> Iterator[Rows[Place]]:
+def _steps(stream: Stream[Place], cursor: Place, global_batch: Iterable[int]) -> Iterator[Rows[Place]]:
     """The rows of one step after another."""
-    while True:
-        rows = stream.step(cursor, global_batch)
+    for num_rows in global_batch:
+        rows = stream.step(cursor, num_rows)
         yield rows
         cursor = rows.next_cursor

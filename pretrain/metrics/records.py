@@ -8,7 +8,8 @@ from typing import Any
 @dataclass(frozen=True)
 class StepRecord:
     """One optimizer step. Losses are in nats, per masked token and per sentence pair of the global batch;
-    `samples` and `tokens` (real ones, no padding) are those of this step; `cursor` is its first row."""
+    `samples`, `tokens` (real ones, no padding) and `global_batch` (rows) are those of this step; `cursor` is its
+    first row."""
 
     step: int
     loss: float
@@ -24,6 +25,8 @@ class StepRecord:
     seconds: float
     tokens_per_second: float
     mfu: float | None  # of the devices' dense bf16 peak; None where that is not known
+    global_batch: int
+    skipped_because: str | None = None  # of a skipped step: overflow, spike or not finite
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Terminal:
             f"norm {record.grad_norm:.3g}  {record.tokens_per_second:,.0f} tokens/s"
         )
         if self._bar is not None:
-            self._bar.update(self._task, completed=record.step, figures=figures)
+            self._bar.update(self._task, total=total_steps, completed=record.step, figures=figures)
         elif record.step % self._log_every == 0 or record.step == total_steps:
             minutes, seconds = divmod(round(seconds_left), 60)
             self.say(f"step {record.step}/{total_steps}  {figures}  {minutes}:{seconds:02d} left")

@@ -38,7 +38,9 @@ class MetricsWriter:
 
     def step(self, record: StepRecord) -> None:
         """One optimizer step."""
-        self._metrics.write(_line(asdict(record)))
+        content = asdict(record)
+        reason = content.pop("skipped_because")
+        self._metrics.write(_line(content | ({} if reason is None else {"skipped_because": reason})))
         if record.step % self._log_every == 0:
             for name in (
                 "loss",
@@ -47,12 +49,21 @@ class MetricsWriter:
                 "lr",
                 "grad_norm",
                 "loss_scale",
+                "global_batch",
                 "tokens_per_second",
                 "mfu",
             ):
                 value = getattr(record, name)
                 if value is not None:
                     self._board.add_scalar(f"train/{name}", value, record.step)
+
+    def parameters(self, step: int, figures: Mapping[str, Mapping[str, float]]) -> None:
+        """By kind and parameter, what an optimizer step was for each parameter; and the mean of each kind."""
+        for kind, by_name in figures.items():
+            for name, value in by_name.items():
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+            if by_name:
+                self._board.add_scalar(f"parameters/{kind}_mean", sum(by_name.values()) / len(by_name), step)
 
     def samples(self, step: int, names: Sequence[str]) -> None:
         """The samples of one optimizer step, in the order of its rows."""

@@ -5,7 +5,8 @@
 2. `encoder.PretrainingModel` runs it on packed rows and returns loss sums in fp32;
 3. `attention` keeps the samples of a row apart;
 4. `heads` runs the MLM head on the masked positions only, and the NSP head on the [CLS] positions;
-5. `flops` counts the arithmetic of a step for model FLOPs utilisation.
+5. `compilation` compiles the encoder layers one by one, where that is asked for;
+6. `flops` counts the arithmetic of a step for model FLOPs utilisation.
 """
 
 from pretrain.model.build import ModelOptions, build_model

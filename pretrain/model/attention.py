@@ -31,25 +31,39 @@ class PackedSamples:
     `sample_ids` [rows, seq_len]: equal within a sample, different between the samples of a row. `cu_seqlens`
     [num_segments + 1] int32: starts of the segments in the flattened rows, first 0, last rows * seq_len.
     `max_seqlen`: tokens of the longest segment, or any bound on it.
+
+    A compiled layer is traced with this object: it must find tensors of one shape and no state that changes. How many
+    segments there are is the one size that differs between micro-batches, and is traced as such.
     """
 
     def __init__(self, sample_ids: Tensor, cu_seqlens: Tensor, max_seqlen: int) -> None:
         self.sample_ids = sample_ids
         self.cu_seqlens = cu_seqlens
         self.max_seqlen = max_seqlen
+        self.device_has_flash = (
+            sample_ids.is_cuda and torch.cuda.get_device_capability(sample_ids.device) >= _FLASH_CAPABILITY
+        )
+        torch._dynamo.maybe_mark_dynamic(cu_seqlens, 0)
         # The layers of one forward pass share the masks; only the fallback asks for them.
         self._masks: dict[int | None, Tensor] = {}
 
     def mask(self, radius: int | None) -> Tensor:
         """Boolean [rows, 1, seq_len, seq_len], true where query and key may meet: the same sample and, with a
         radius, at most that many tokens apart (the samples of a row are contiguous)."""
+        if torch.compiler.is_compiling():
+            return self._made_mask(
+                radius
+            )  # a mask that one layer keeps for the next would be traced as state
         if radius not in self._masks:
-            allowed = self.sample_ids[:, None, :, None] == self.sample_ids[:, None, None, :]
-            if radius is not None:
-                index = torch.arange(self.sample_ids.shape[1], device=self.sample_ids.device)
-                allowed = allowed & ((index[:, None] - index[None, :]).abs() <= radius)
-            self._masks[radius] = allowed
+            self._masks[radius] = self._made_mask(radius)
         return self._masks[radius]
+
+    def _made_mask(self, radius: int | None) -> Tensor:
+        allowed = self.sample_ids[:, None, :, None] == self.sample_ids[:, None, None, :]
+        if radius is not None:
+            index = torch.arange(self.sample_ids.shape[1], device=self.sample_ids.device)
+            allowed = allowed & ((index[:, None] - index[None, :]).abs() <= radius)
+        return allowed
 
 
 def packed_attention(
@@ -72,16 +86,18 @@ def packed_attention(
     the `transformers` layers).
     """
     radius = None if sliding_window is None else sliding_window - 1
-    if _flash_attention_fits(query, dropout):
+    if samples.device_has_flash and _flash_attention_fits(query, dropout):
         rows, seq_len = query.shape[0], query.shape[2]
+        # A number that differs between micro-batches would be compiled into the code, and the code anew for each.
+        max_seqlen = seq_len if torch.compiler.is_compiling() else samples.max_seqlen
         output = varlen_attn(
             query.transpose(1, 2).flatten(0, 1),
             key.transpose(1, 2).flatten(0, 1),
             value.transpose(1, 2).flatten(0, 1),
             samples.cu_seqlens,
             samples.cu_seqlens,
-            samples.max_seqlen,
-            samples.max_seqlen,
+            max_seqlen,
+            max_seqlen,
             scale=scaling,
             window_size=(-1, -1) if radius is None else (radius, radius),
         )
@@ -101,7 +117,6 @@ def _flash_attention_fits(query: Tensor, dropout: float) -> bool:
         and query.dtype in (torch.bfloat16, torch.float16)
         and query.shape[-1] % 8 == 0
         and query.shape[-1] <= _MAX_FLASH_HEAD_SIZE
-        and torch.cuda.get_device_capability(query.device) >= _FLASH_CAPABILITY
     )
 
 

@@ -33,13 +33,15 @@ AutoModelClass = type[AutoModelForMaskedLM] | type[AutoModelForPreTraining]
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """The `model` section of a recipe, and `train.activation_checkpointing` (k: every k-th layer)."""
+    """The `model` section of a recipe, `train.activation_checkpointing` (k: every k-th layer) and
+    `train.label_smoothing`."""
 
     preset: str | None = None
     config: Path | str | None = None
     pretrained: Path | str | None = None
     dropout: float | None = None
     activation_checkpointing: Literal["none", "full"] | int = "none"
+    label_smoothing: float = 0.0
 
 
 def build_model(
@@ -75,7 +77,7 @@ def build_model(
                 encoder = _load(auto_model, Path(options.pretrained), config)
             else:
                 encoder = _initialise(auto_model, config, key)
-    model = PretrainingModel(encoder)
+    model = PretrainingModel(encoder, options.label_smoothing)
     _checkpoint_activations(model, options.activation_checkpointing)
     return model
 

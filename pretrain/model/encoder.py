@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pretrain.model.attention import PackedSamples
+from pretrain.model.compilation import compile_in_training
 from pretrain.model.configs import first_position
 from pretrain.model.flops import TrainingFlops, count_training_flops
 from pretrain.model.heads import has_nsp_head, mlm_logits, nsp_logits
@@ -51,10 +52,15 @@ class ModelInput(Protocol):
 
 
 class PretrainingModel(nn.Module):
-    """`encoder` is the Hugging Face model with its heads: what is exported, and whose names count."""
+    """`encoder` is the Hugging Face model with its heads: what is exported, and whose names count.
 
-    def __init__(self, encoder: PreTrainedModel) -> None:
+    `label_smoothing` (Szegedy et al. 2016, section 7): the share of a masked token's target that is spread evenly over
+    the vocabulary. In training only: scores are those of the labels, comparable between runs.
+    """
+
+    def __init__(self, encoder: PreTrainedModel, label_smoothing: float = 0.0) -> None:
         super().__init__()
+        self.label_smoothing = label_smoothing
         self.encoder = encoder
         self.flops: TrainingFlops = count_training_flops(encoder)
         self._first_position = first_position(encoder.config)
@@ -69,7 +75,13 @@ class PretrainingModel(nn.Module):
         hidden = self._hidden_states(batch).flatten(0, 1)
         reduction = "none" if detail else "sum"
         mlm = _fp32(mlm_logits(self.encoder, hidden[batch.masked_positions]))
-        mlm_loss = cross_entropy(mlm, batch.masked_labels, ignore_index=IGNORED_LABEL, reduction=reduction)
+        mlm_loss = cross_entropy(
+            mlm,
+            batch.masked_labels,
+            ignore_index=IGNORED_LABEL,
+            reduction=reduction,
+            label_smoothing=0.0 if detail else self.label_smoothing,
+        )
         if has_nsp_head(self.encoder):
             nsp = _fp32(nsp_logits(self.encoder, hidden[batch.cls_positions]))
             nsp_loss = cross_entropy(nsp, batch.nsp_labels, ignore_index=IGNORED_LABEL, reduction=reduction)
@@ -86,6 +98,15 @@ class PretrainingModel(nn.Module):
     def blocks(self) -> list[GradientCheckpointingLayer]:
         """The encoder layers in order, for wrapping one by one."""
         return [module for module in self.encoder.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+    def compile_blocks(self) -> None:
+        """Every encoder layer is compiled at its first training step; to be called once an engine has wrapped them.
+
+        What engines hang before and after a layer stays outside of the compiled code, and so do embeddings and heads,
+        whose shapes differ. Validation, with shapes of its own, is not compiled.
+        """
+        for block in self.blocks():
+            compile_in_training(block)
 
     def _hidden_states(self, batch: ModelInput) -> Tensor:
         """[rows, seq_len, hidden_size] after the last layer."""

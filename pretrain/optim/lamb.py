@@ -5,13 +5,14 @@ one [2, num_parameters] table; one all-reduce completes it; each parameter's tru
 same on every rank that holds a piece. A rank that holds nothing of a parameter adds zero.
 """
 
-from dataclasses import dataclass
-from math import inf
+from dataclasses import dataclass, replace
+from math import inf, nan
 from typing import Literal
 
 import torch
 
-from pretrain.optim.moments import AdamOptions, LocalSlices, adam_directions
+from pretrain.optim.moments import AdamOptions, LocalSlices, ParameterFigures
+from pretrain.optim.passes import subtract_updates, write_updates
 
 LambVariant = Literal["paper", "nvidia", "deepspeed"]
 
@@ -31,6 +32,7 @@ class LambOptions(AdamOptions):
     trust_without_decay: bool = True
     min_trust: float = 0.0
     max_trust: float = inf
+    trust_1d: bool = True  # False: biases and normalization weights take Adam's own step
 
     @classmethod
     def variant(cls, name: LambVariant, *, beta1: float, beta2: float, eps: float) -> "LambOptions":
@@ -41,28 +43,36 @@ class LambOptions(AdamOptions):
             return cls(beta1, beta2, eps, bias_correction=False, min_trust=0.01, max_trust=0.3)
         return cls(beta1, beta2, eps)
 
-    def apply(self, local: LocalSlices, lr: float, step: int) -> None:
-        """w <- w - lr * trust * (m_hat / (sqrt(v_hat) + eps) + decay * w); the gradients are overwritten."""
-        layout, slices = local.layout, local.slices
-        updates = adam_directions(local, self, step)
-        for weight, update, decay in zip(local.weights, updates, local.decays, strict=True):
-            if decay:
-                update.add_(weight, alpha=decay)
-        squares = torch.stack(
-            [
-                layout.partial_squared_norms(local.weights, slices),
-                layout.partial_squared_norms(updates, slices),
-            ]
-        )
-        weight_norm, update_norm = layout.sum_over_group(squares).sqrt()
-        rates = (self.trust_ratios(weight_norm, update_norm) * lr).float()
-        for weight, update, piece, decay in zip(local.weights, updates, slices, local.decays, strict=True):
-            if decay or self.trust_without_decay:
-                weight.addcmul_(update, rates[piece.parameter], value=-1)
-            else:
-                weight.add_(update, alpha=-lr)
+    def apply(self, local: LocalSlices, lr: float, step: int) -> ParameterFigures:
+        """w <- w - lr * trust * (m_hat / (sqrt(v_hat) + eps) + decay * w); the gradients are overwritten.
+
+        Returns what the step was for each parameter, equal on all ranks; `trust_clamped` is 1 where a bound
+        changed the ratio. NaN: the parameter had no part in this call.
+        """
+        squares = local.layout.sum_over_group(write_updates(local, self, step))
+        weight_norm, update_norm = squares.sqrt()
+        ratios = self.trust_ratios(weight_norm, update_norm)
+        clamped = ratios != replace(self, min_trust=0.0, max_trust=inf).trust_ratios(weight_norm, update_norm)
+        trusted = torch.tensor(self._trusted(local), device=ratios.device)
+        ratios, clamped = torch.where(trusted, ratios, torch.ones_like(ratios)), clamped & trusted
+        subtract_updates(local, ratios * lr)
+        figures = {
+            "trust_ratio": ratios,
+            "weight_norm": weight_norm,
+            "update_norm": update_norm,
+            "trust_clamped": clamped.double(),
+        }
+        absent = (weight_norm == 0) & (update_norm == 0)
+        return {kind: values.masked_fill(absent, nan) for kind, values in figures.items()}
 
     def trust_ratios(self, weight_norm: torch.Tensor, update_norm: torch.Tensor) -> torch.Tensor:
         """|w| / |u| within the bounds, and 1 where either norm is 0; float64 [num_parameters]."""
         ratios = (weight_norm / update_norm).clamp(self.min_trust, self.max_trust)
         return torch.where((weight_norm > 0) & (update_norm > 0), ratios, torch.ones_like(ratios))
+
+    def _trusted(self, local: LocalSlices) -> list[bool]:
+        """Which parameters have a trust ratio; the others take a ratio of 1, whatever the bounds."""
+        return [
+            (self.trust_without_decay or decay > 0) and (self.trust_1d or len(info.shape) >= 2)
+            for info, decay in zip(local.layout.parameters, local.parameter_decays, strict=True)
+        ]

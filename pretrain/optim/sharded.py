@@ -8,14 +8,21 @@ An engine cuts the weights first and calls `step()` later, so the optimizer is m
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import isfinite, isnan, nan
 
 import torch
 
+from pretrain.optim.adafactor import AdafactorOptions
 from pretrain.optim.adamw import AdamWOptions
 from pretrain.optim.decay import decay_of
 from pretrain.optim.lamb import LambOptions
-from pretrain.optim.moments import LocalSlices
+from pretrain.optim.moments import LocalSlices, ParameterFigures
+from pretrain.optim.sgd import SgdOptions
+from pretrain.optim.skipping import Skip
+from pretrain.optim.spikes import SpikeRule
 from pretrain.sharding import Shard, ShardLayout
+
+Rule = LambOptions | AdamWOptions | SgdOptions | AdafactorOptions
 
 
 @dataclass
@@ -23,12 +30,16 @@ class _Pending:
     """What one optimizer step knows before the engine applies it."""
 
     lr: float
-    grad_norm: torch.Tensor | None
+    grad_norm: float | None
+    grad_scale: float
     stepped: set[int] = field(default_factory=set)
+    judged: bool = False  # whether the norm was looked at; `skip` is what came of it
+    skip: Skip | None = None
+    figures: ParameterFigures = field(default_factory=dict)
 
 
 class ShardedOptimizer(torch.optim.Optimizer):
-    """LAMB or AdamW over the slices of a `ShardLayout`, with clipping by the one global gradient norm.
+    """LAMB, AdamW, SGD or Adafactor over the slices of a `ShardLayout`, with clipping by the one global gradient norm.
 
     There is one parameter group only, because ZeRO calls `step()` once per group: weight decay and its
     exclusions belong to a slice. Moments are float32, shaped like the shard they belong to.
@@ -37,16 +48,25 @@ class ShardedOptimizer(torch.optim.Optimizer):
     def __init__(
         self,
         parameters: Iterable[torch.nn.Parameter],
-        rule: LambOptions | AdamWOptions,
+        rule: Rule,
         *,
         weight_decay: float,
         max_grad_norm: float,
+        decay_1d: bool = False,
+        spikes: SpikeRule | None = None,
     ) -> None:
         super().__init__(list(parameters), {"lr": 0.0})
         self.rule = rule
         self.weight_decay = weight_decay
+        self.decay_1d = decay_1d
         self.max_grad_norm = max_grad_norm  # 0 = no clipping
         self.applied_steps = 0
+        self.earlier_steps = 0  # that the moments hold from before the first of these
+        self.spikes = spikes
+        self.recent_norms: list[float] = []  # of the last updates, where there is a rule for spikes
+        self.spikes_in_row = 0  # since the last update
+        self.vectors: dict[str, torch.Tensor] = {}  # of the rule, whole and equal on every rank
+        self._figures: ParameterFigures = {}
         self._layout: ShardLayout | None = None
         self._pending: _Pending | None = None
 
@@ -59,30 +79,41 @@ class ShardedOptimizer(torch.optim.Optimizer):
     def bind(self, layout: ShardLayout) -> None:
         """Takes the layout and makes zero moments for each of its shards."""
         self._layout = layout
+        if isinstance(self.rule, AdafactorOptions):
+            self.vectors = self.rule.new_vectors(layout)
         for shard in layout.shards:
             state = self.state[shard.tensor]
-            for kind in ("exp_avg", "exp_avg_sq"):
+            for kind in self.rule.moment_kinds:
                 state[kind] = torch.zeros_like(shard.tensor, memory_format=torch.preserve_format).detach()
 
     def moments(self, kind: str) -> list[torch.Tensor]:
-        """The tensors of one kind (`exp_avg` or `exp_avg_sq`), one for each shard."""
+        """The tensors of one of the rule's kinds, one for each shard."""
         return [self.state[shard.tensor][kind] for shard in self.layout.shards]
 
-    def begin(self, lr: float, grad_norm: torch.Tensor | None = None) -> None:
-        """Opens a step. Without `grad_norm` it is taken from the gradients that the first `step()` finds."""
-        self._pending = _Pending(lr, grad_norm)
+    def begin(self, lr: float, grad_norm: torch.Tensor | None = None, grad_scale: float = 1.0) -> None:
+        """Opens a step. Without `grad_norm` it is taken from the gradients that the first `step()` finds.
+
+        The gradients, and `grad_norm`, are `grad_scale` times what they stand for; norm, clipping and moments
+        get them divided by it, in float32.
+        """
+        norm = None if grad_norm is None else float(grad_norm) / grad_scale
+        self._pending = _Pending(lr, norm, grad_scale)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Updates every shard that has a gradient; the gradients are overwritten.
 
-        A gradient that is not finite changes nothing, on any rank, because the norm is global.
+        A gradient that is not finite, or whose norm is a spike, changes nothing, on any rank, because the norm is
+        global.
         """
         pending = self._pending
         if pending is None:
             raise RuntimeError("An engine called step() outside begin() and finish().")
+        # Offloaded sub-groups have their gradients all at once, and the first of as many calls steps them all.
         ready = [
-            (i, s) for i, s in enumerate(self.layout.shards) if s.tensor.grad is not None or not s.slices
+            (i, s)
+            for i, s in enumerate(self.layout.shards)
+            if i not in pending.stepped and (s.tensor.grad is not None or not s.slices)
         ]
         shards = [shard for _, shard in ready]
         slices = [piece for shard in shards for piece in shard.slices]
@@ -90,42 +121,77 @@ class ShardedOptimizer(torch.optim.Optimizer):
         if pending.grad_norm is None:
             if len(ready) != len(self.layout.shards):
                 raise RuntimeError("The gradient norm needs the gradients of all shards at once.")
-            pending.grad_norm = self.layout.global_norm(gradients, slices)
+            pending.grad_norm = float(self.layout.global_norm(gradients, slices)) / pending.grad_scale
         pending.stepped.update(index for index, _ in ready)
-        if not bool(torch.isfinite(pending.grad_norm)):
+        if not pending.judged:  # once a step, whatever the number of its sub-groups
+            pending.skip, pending.judged = self._skip_for(pending.grad_norm), True
+        if pending.skip is not None:
             return
-        self._clip(gradients, pending.grad_norm)
         local = LocalSlices(
             layout=self.layout,
             slices=slices,
             weights=self._views(shards, [shard.tensor for shard in shards]),
-            gradients=gradients,
-            exp_avg=self._views(shards, [self.state[shard.tensor]["exp_avg"] for shard in shards]),
-            exp_avg_sq=self._views(shards, [self.state[shard.tensor]["exp_avg_sq"] for shard in shards]),
-            decays=[decay_of(self.layout.parameters[piece.parameter], self.weight_decay) for piece in slices],
+            raw_gradients=gradients,
+            moments={
+                kind: self._views(shards, [self.state[shard.tensor][kind] for shard in shards])
+                for kind in self.rule.moment_kinds
+            },
+            parameter_decays=[
+                decay_of(info, self.weight_decay, self.decay_1d) for info in self.layout.parameters
+            ],
+            gradient_factor=self._gradient_factor(pending.grad_norm, pending.grad_scale),
+            vectors=self.vectors,
         )
-        self.rule.apply(local, pending.lr, self.applied_steps + 1)
+        figures = self.rule.apply(local, pending.lr, self.earlier_steps + self.applied_steps + 1)
+        for kind, values in figures.items():
+            earlier = pending.figures.get(kind, values)
+            pending.figures[kind] = torch.where(values.isnan(), earlier, values)
 
-    def abandon(self) -> None:
-        """Closes a step that the engine itself declined; nothing was updated."""
-        self._pending = None
+    def abandon(self) -> tuple[float, Skip]:
+        """Closes a step that the engine declined because a gradient is not finite; what `finish` says of such."""
+        self._pending, self._figures = None, {}
+        return nan, _not_finite(nan)
 
-    def finish(self) -> tuple[float, bool]:
-        """Closes the step: (gradient norm before clipping, whether the update was skipped)."""
+    def finish(self) -> tuple[float, Skip | None]:
+        """Closes the step: (gradient norm before clipping, why nothing was updated, or None)."""
         pending, self._pending = self._pending, None
         if pending is None or pending.grad_norm is None or len(pending.stepped) != len(self.layout.shards):
             raise RuntimeError(
                 "The engine did not step every shard; its version may lay weights out otherwise."
             )
-        grad_norm = float(pending.grad_norm)
-        skipped = not bool(torch.isfinite(pending.grad_norm))
-        self.applied_steps += not skipped
-        return grad_norm, skipped
+        self._figures = pending.figures
+        if pending.skip is not None:
+            return pending.grad_norm, self._counted(pending.skip)
+        self.applied_steps += 1
+        self.spikes_in_row = 0
+        if self.spikes is not None:
+            self.recent_norms = self.spikes.remembered(pending.grad_norm, self.recent_norms)
+        return pending.grad_norm, None
 
-    def _clip(self, gradients: list[torch.Tensor], grad_norm: torch.Tensor) -> None:
-        if self.max_grad_norm > 0 and gradients:
-            scale = (self.max_grad_norm / grad_norm).clamp(max=1.0).float()
-            torch._foreach_mul_(gradients, scale)
+    def parameter_figures(self) -> dict[str, dict[str, float]]:
+        """By kind and parameter name, what the rule says of the last step; empty where it was skipped or says none."""
+        names = [info.name for info in self.layout.parameters]
+        return {
+            kind: {name: x for name, x in zip(names, values.tolist(), strict=True) if not isnan(x)}
+            for kind, values in self._figures.items()
+        }
+
+    def _skip_for(self, grad_norm: float) -> Skip | None:
+        """Whether nothing may be updated by gradients of this norm."""
+        if not isfinite(grad_norm):
+            return _not_finite(grad_norm)
+        return None if self.spikes is None else self.spikes.found(grad_norm, self.recent_norms)
+
+    def _counted(self, skip: Skip) -> Skip:
+        if skip.reason != "spike":
+            return skip
+        self.spikes_in_row += 1
+        return skip._replace(in_row=self.spikes_in_row)
+
+    def _gradient_factor(self, grad_norm: float, grad_scale: float) -> float:
+        """What undoes the scale and clips, in one number: rules apply it where they walk the gradients anyway."""
+        clipped = 0 < self.max_grad_norm < grad_norm
+        return (self.max_grad_norm / grad_norm if clipped else 1.0) / grad_scale
 
     @staticmethod
     def _views(shards: list[Shard], tensors: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -135,3 +201,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
 def _gradient_of(shard: Shard) -> torch.Tensor:
     gradient = shard.tensor.grad
     return torch.empty_like(shard.tensor) if gradient is None else gradient
+
+
+def _not_finite(grad_norm: float) -> Skip:
+    return Skip("not finite", f"the gradient norm is {grad_norm}")

@@ -22,6 +22,7 @@ from tests.worlds import ROOT
 
 PACKAGES = (
     "datasets",
+    "deepspeed",
     "gigatoken",
     "numba",
     "numpy",

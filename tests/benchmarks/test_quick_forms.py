@@ -68,3 +68,28 @@ def test_start(cache: Path) -> None:
         assert 0 < run["open_seconds"] < run["first_batch_seconds"]
         assert run["imported_bytes"] <= run["opened_bytes"] <= run["first_batch_bytes"] <= run["end_bytes"]
     assert "random batches/s" in printed
+
+
+@pytest.mark.slow
+def test_optimizer(cache: Path) -> None:
+    found, printed = quick("optimizer", cache)
+    assert found["models"]["bert-tiny"]["parameters"] > 4e6
+    peers = found["models"]["bert-tiny"]["peers"]
+    assert peers["torch AdamW, fused"]["times_fused"] == 1.0
+    assert peers["LAMB"]["times_fused"] > 0 and len(peers["LAMB, one flat shard"]["trials"]) == 3
+    assert 0 < found["share"]["share"] < 1
+    assert "training step" in printed
+
+
+@pytest.mark.slow
+def test_naive_lamb(cache: Path) -> None:
+    found, printed = quick("naive_lamb", cache)
+    plain, *runs = found["runs"]
+    assert len(plain["losses"]) == found["steps"] == 20
+    deviations = {(run["name"], run["ranks"]): run["loss_deviation"] for run in runs}
+    assert all(
+        deviation < 2e-6 if name == "ours" else deviation > 2e-3
+        for (name, _), deviation in deviations.items()
+    )
+    assert len(deviations) == 4
+    assert "trust ratios" in printed

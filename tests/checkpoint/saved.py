@@ -8,14 +8,14 @@ import torch
 
 from pretrain.checkpoint import RunState, save_checkpoint
 from pretrain.checkpoint.manifest import MANIFEST_NAME
-from pretrain.optim import LambOptions, ShardedOptimizer
+from pretrain.optim import LambOptions, Rule, ShardedOptimizer
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
 
 PARAMETERS = (ParameterInfo("embeddings", (5, 3)), ParameterInfo("bias", (4,)))
 KEEP = 2
 
 
-def make_optimizer(*shards: tuple[Slice, ...], seed: int = 0) -> ShardedOptimizer:
+def make_optimizer(*shards: tuple[Slice, ...], seed: int = 0, rule: Rule | None = None) -> ShardedOptimizer:
     """Random weights and moments in flat shards, with one element of padding behind each slice."""
     generator = torch.Generator().manual_seed(seed)
     made = []
@@ -23,10 +23,10 @@ def make_optimizer(*shards: tuple[Slice, ...], seed: int = 0) -> ShardedOptimize
         numel = max(piece.offset + piece.numel for piece in slices) + 1
         made.append(Shard(torch.randn(numel, generator=generator), slices))
     optimizer = ShardedOptimizer(
-        [torch.nn.Parameter(torch.zeros(1))], LambOptions(), weight_decay=0.0, max_grad_norm=0.0
+        [torch.nn.Parameter(torch.zeros(1))], rule or LambOptions(), weight_decay=0.0, max_grad_norm=0.0
     )
     optimizer.bind(ShardLayout(PARAMETERS, tuple(made)))
-    for kind in ("exp_avg", "exp_avg_sq"):
+    for kind in optimizer.rule.moment_kinds:
         for moment in optimizer.moments(kind):
             moment.copy_(torch.rand(moment.shape, generator=generator))
     optimizer.applied_steps = 100 + seed
@@ -40,7 +40,7 @@ CUT = ((Slice(1, 0, 0, 1), Slice(0, 7, 2, 8)), (Slice(0, 0, 0, 7),), (Slice(1, 1
 def contents(optimizer: ShardedOptimizer) -> dict[str, torch.Tensor]:
     """Whole tensors by kind and parameter."""
     found = {}
-    kinds = {kind: optimizer.moments(kind) for kind in ("exp_avg", "exp_avg_sq")}
+    kinds = {kind: optimizer.moments(kind) for kind in optimizer.rule.moment_kinds}
     for kind, tensors in {"master": [s.tensor for s in optimizer.layout.shards], **kinds}.items():
         for index, info in enumerate(PARAMETERS):
             whole = found[f"{kind} {info.name}"] = torch.full((info.numel,), torch.nan)

@@ -1,11 +1,14 @@
 """Which data a run may go on with: the same store or blend, wherever it lies now."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from pretrain.checkpoint import RunState, SavedStore, check_same_course
+from pretrain.checkpoint import RunState, SavedStore, check_same_course, recipe_changes
+from pretrain.config import Recipe
 from pretrain.errors import DataError, PretrainError, UsageError
+from pretrain.optim import LossScaleState
 from tests.checkpoint.saved import state_at
 
 FOLDER = Path("run/checkpoints/step-00000003")
@@ -62,6 +65,20 @@ def test_a_checkpoint_from_before_blends_is_read() -> None:
     assert RunState.model_validate(content) == state()
 
 
+def test_a_checkpoint_from_before_loss_scales_is_read_and_one_with_a_scale_goes_through_json() -> None:
+    content = state().model_dump()
+    del content["loss_scale"]
+    assert RunState.model_validate(content) == state()
+    scaled = state().model_copy(update={"loss_scale": LossScaleState(0.5, 3, 1, 2)})
+    assert RunState.model_validate_json(scaled.model_dump_json()) == scaled
+
+
+def test_a_checkpoint_from_before_the_rule_for_spikes_is_read() -> None:
+    content = state().model_dump()
+    del content["recent_norms"], content["spikes_in_row"], content["skipped_tokens"]
+    assert RunState.model_validate(content) == state()
+
+
 def test_an_option_that_came_later_had_its_default_before() -> None:
     old, now = (
         {"seq_len": 128, "objective": "mlm"},
@@ -77,3 +94,18 @@ def test_an_option_that_came_later_had_its_default_before() -> None:
 def test_weights_of_any_size_go_through_json() -> None:
     large = state(ONE.model_copy(update={"weight": 10**30 + 1}), TWO)
     assert RunState.model_validate_json(large.model_dump_json()) == large
+
+
+def test_a_recipe_key_that_came_later_is_no_change() -> None:
+    now = Recipe().model_dump()
+    old = json.loads(json.dumps(now))
+    del old["train"]["label_smoothing"], old["schedule"], old["seed"]
+    assert recipe_changes(old, now) == []
+    changed = Recipe.model_validate({"train": {"label_smoothing": 0.1}}).model_dump()
+    assert recipe_changes(old, changed) == ["train.label_smoothing: 0.0 -> 0.1"]
+
+
+def test_a_checkpoint_from_before_tokens_were_counted_is_read() -> None:
+    content = state().model_dump()
+    del content["tokens"], content["seconds"]
+    assert RunState.model_validate(content) == state()

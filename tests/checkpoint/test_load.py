@@ -7,11 +7,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pretrain.checkpoint import load_checkpoint
+from pretrain.checkpoint import load_checkpoint, save_checkpoint
 from pretrain.checkpoint.manifest import sha256_of
 from pretrain.errors import DataError, UsageError
-from pretrain.optim import ShardedOptimizer
-from tests.checkpoint.saved import CUT, WHOLE, contents, edit_manifest, make_optimizer, manifest_of, save
+from pretrain.optim import SgdOptions, ShardedOptimizer, SpikeRule
+from tests.checkpoint.saved import (
+    CUT,
+    KEEP,
+    WHOLE,
+    contents,
+    edit_manifest,
+    make_optimizer,
+    manifest_of,
+    save,
+    state_at,
+)
 
 pytestmark = pytest.mark.usefixtures("one_rank")
 FILE = "rank-00000.safetensors"
@@ -37,7 +47,41 @@ def test_any_cut_into_any_other(tmp_path: Path, saved: Any, shards: Any) -> None
     for name, values in contents(theirs).items():
         assert torch.equal(contents(ours)[name], values), name
     assert ours.applied_steps == 100
+    assert ours.recent_norms == []
     assert torch.equal(ours.layout.shards[0].tensor[-1], padding)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_kinds_are_those_of_the_rule(tmp_path: Path, momentum: float) -> None:
+    ours, theirs = (
+        make_optimizer(*cut, seed=seed, rule=SgdOptions(momentum)) for cut, seed in ((WHOLE, 9), (CUT, 0))
+    )
+    saved = save(tmp_path, 5, theirs)
+    kinds = ["master", "momentum_buffer"] if momentum else ["master"]
+    assert manifest_of(saved)["kinds"] == kinds
+    assert {key.partition(":")[0] for key in load_file(saved / FILE)} == set(kinds)
+    load_checkpoint(saved, ours, 0, 1)
+    for name, values in contents(theirs).items():
+        assert torch.equal(contents(ours)[name], values), name
+
+
+def test_moments_of_another_rule(checkpoint: Path) -> None:
+    other = make_optimizer(*WHOLE, rule=SgdOptions(0.9))
+    with pytest.raises(DataError, match=r"holds no momentum_buffer, .* \(optimizer.name\)"):
+        load_checkpoint(checkpoint, other, 0, 1)
+
+
+def test_recent_norms_come_back_in_every_digit_where_there_is_a_rule(tmp_path: Path) -> None:
+    norms = [0.1 + 0.2, 1 / 3, 4.0]
+    state = state_at(5).model_copy(update={"recent_norms": norms, "spikes_in_row": 2})
+    path = save_checkpoint(tmp_path, make_optimizer(*CUT), state, KEEP, 0)
+    ours, other = make_optimizer(*CUT), make_optimizer(*CUT)
+    ours.spikes = SpikeRule(3.0, 3)
+    for each in (ours, other):
+        load_checkpoint(path, each, 0, 1)
+    assert (ours.recent_norms, ours.spikes_in_row) == (norms, 2)
+    # Without a rule they would be those of long ago once there is one again.
+    assert (other.recent_norms, other.spikes_in_row) == ([], 0)
 
 
 def test_flipped_bit(checkpoint: Path) -> None:

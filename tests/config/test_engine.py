@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deepspeed.runtime.precision_config import DeepSpeedFP16Config
 
 from pretrain.config import RunConfig, resolve
-from pretrain.config.engine import REFUSED_KEYS
+from pretrain.config.engine import ON_BY_DEFAULT, REFUSED_KEYS, Fp16
 from pretrain.errors import UsageError
 from tests.worlds import ROOT
 
@@ -86,12 +87,13 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(
 
 @pytest.mark.parametrize("key", sorted(REFUSED_KEYS))
 def test_what_is_not_carried_is_refused_by_its_name_with_advice(read: Read, key: str) -> None:
-    content: Any = True
+    asked = key not in ON_BY_DEFAULT
+    content: Any = asked
     for part in reversed(key.split(".")):
         content = {part: content}
     with pytest.raises(UsageError) as error:
         read(content)
-    assert f'"{key}" = True is not carried here; {REFUSED_KEYS[key]}.' in str(error.value)
+    assert f'"{key}" = {asked} is not carried here; {REFUSED_KEYS[key]}.' in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -113,14 +115,32 @@ def test_what_is_not_carried_is_refused_by_its_name_with_advice(read: Read, key:
             "\"communication_data_type\" is 'bf16': input should be 'fp32'",
         ),
         ({"data_types": {"grad_accum_dtype": "bf16"}}, '"data_types.grad_accum_dtype"'),
-        ({"optimizer": {"type": "SGD"}}, "'Lamb', 'FusedLamb', 'Adam' or 'AdamW'"),
+        ({"optimizer": {"type": "Rprop"}}, "'Lamb', 'FusedLamb', 'Adam', 'AdamW' or 'SGD'"),
         ({"optimizer": {"type": "Adam", "params": {"lr": "x"}}}, "\"optimizer.params.lr\" is 'x'"),
         ({"optimizer": {"type": "Adam", "params": {"betas": [0.9]}}}, "betas has 1 entries, not 2"),
         ({"optimizer": {"type": "Adam", "params": {"betas": [0.9, 2.0]}}}, "input should be less than 1"),
         ({"optimizer": {"type": "Adam", "params": {"adam_w_mode": False}}}, "optimizer.params.adam_w_mode"),
-        ({"scheduler": {"type": "WarmupLR"}}, "input should be 'WarmupDecayLR'"),
+        (
+            {"scheduler": {"type": "StepLR"}},
+            "input should be 'WarmupLR', 'WarmupDecayLR' or 'WarmupCosineLR'",
+        ),
+        ({"scheduler": {"type": "OneCycle", "params": {"cycle_min_lr": 1}}}, "it cycles rate and momentum"),
+        ({"scheduler": {"type": "LRRangeTest"}}, "a range test is no training; leave the block out"),
+        (
+            {"scheduler": {"type": "WarmupLR", "params": {"total_num_steps": 9}}},
+            "no parameter total_num_steps",
+        ),
+        (
+            {"scheduler": {"type": "WarmupDecayLR", "params": {"cos_min_ratio": 0}}},
+            "no parameter cos_min_ratio",
+        ),
+        (
+            {"scheduler": {"type": "WarmupCosineLR", "params": {"warmup_max_lr": 1}}},
+            "no parameter warmup_max_lr",
+        ),
+        ({"scheduler": {"type": "WarmupCosineLR", "params": {"warmup_min_ratio": 0.1}}}, "warmup_min_ratio"),
         ({"scheduler": {"type": "WarmupDecayLR", "params": {"warmup_min_lr": 0.1}}}, "warmup_min_lr"),
-        ({"scheduler": {"type": "WarmupDecayLR", "params": {"warmup_type": "log"}}}, "warmup_type"),
+        ({"scheduler": {"type": "WarmupDecayLR", "params": {"warmup_type": "exp"}}}, "warmup_type"),
     ],
 )
 def test_a_wrong_type_or_value_names_file_key_and_value(
@@ -182,5 +202,48 @@ def test_a_missing_ds_config(tmp_path: Path) -> None:
 
 
 def test_fp16_switched_off_may_stay_in_a_users_file(read: Read) -> None:
-    read({"fp16": {"enabled": False, "loss_scale": 0, "initial_scale_power": 16, "hysteresis": 2}})
-    read({"fp16": {"enabled": "auto"}})
+    off = {"enabled": False, "loss_scale": 0, "initial_scale_power": 16, "hysteresis": 2}
+    assert read({"fp16": off, "bf16": {"enabled": True}}).engine.fp16.enabled is False
+    read({"fp16": {"enabled": "auto"}, "bf16": {"enabled": True}})
+
+
+def test_fp16_has_deepspeeds_keys_and_defaults(read: Read) -> None:
+    written = {
+        "enabled": True,
+        "auto_cast": False,
+        "loss_scale": 0,
+        "initial_scale_power": 12,
+        "loss_scale_window": 500,
+        "hysteresis": 3,
+        "consecutive_hysteresis": True,
+        "min_loss_scale": 2,
+    }
+    assert read({"fp16": written, "bf16": {"enabled": "auto"}}).engine.fp16.model_dump() == written
+    ours, theirs = Fp16().model_dump(), DeepSpeedFP16Config().model_dump()
+    del ours["auto_cast"], theirs["auto_cast"], theirs["fp16_master_weights_and_grads"]
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (
+            {"bf16": {"enabled": True}, "fp16": {"enabled": True}},
+            '"fp16": bf16.enabled and fp16.enabled exclude each other: set one of them to false.',
+        ),
+        (
+            {"fp16": {"enabled": True, "initial_scale_power": 3, "min_loss_scale": 16}},
+            '"fp16": min_loss_scale is above 2 to the power of initial_scale_power: lower it.',
+        ),
+        ({"fp16": {"loss_scale": -1}}, '"fp16.loss_scale" is -1'),
+        ({"fp16": {"loss_scale_window": 0}}, '"fp16.loss_scale_window" is 0'),
+        ({"fp16": {"hysteresis": 1.5}}, '"fp16.hysteresis" is 1.5'),
+        ({"fp16": {"min_loss_scale": 0}}, '"fp16.min_loss_scale" is 0'),
+        ({"fp16": {"initial_scale_power": 200}}, '"fp16.initial_scale_power" is 200'),
+        ({"fp16": {"enabled": "yes"}}, "\"fp16.enabled\" is 'yes'"),
+    ],
+)
+def test_what_fp16_refuses(read: Read, content: Any, complaint: str) -> None:
+    with pytest.raises(UsageError) as error:
+        read(content)
+    assert complaint in str(error.value)

@@ -228,6 +228,8 @@ def test_a_variant_of_lamb_is_not_one_of_adamw(read: Read, tmp_path: Path) -> No
     with pytest.raises(UsageError, match=r"mine.toml: optimizer.variant belongs to lamb, not to adamw"):
         read('[optimizer]\nname = "adamw"\nvariant = "nvidia"')
     assert read('[optimizer]\nname = "lamb"\nvariant = "nvidia"').recipe.optimizer.variant == "nvidia"
+    with pytest.raises(UsageError, match=r"mine.toml: log.parameters_every belongs to lamb, not to adamw"):
+        read('[optimizer]\nname = "adamw"\n[log]\nparameters_every = 5')
 
 
 @pytest.mark.parametrize(

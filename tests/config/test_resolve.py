@@ -242,6 +242,50 @@ def test_deepspeeds_scheduler_block(layers: Layers) -> None:
     )  # as in the class's docstring: the optimizer's
 
 
+@pytest.mark.parametrize(
+    ("block", "name", "said"),
+    [
+        (
+            {
+                "type": "WarmupLR",
+                "params": {"warmup_max_lr": 0.25, "warmup_num_steps": 5, "warmup_type": "log"},
+            },
+            "constant",
+            {"warmup": 5.0, "warmup_shape": "log"},
+        ),
+        (
+            {"type": "WarmupCosineLR", "params": {"total_num_steps": 50, "cos_min_ratio": 0.1}},
+            "cosine",
+            {"end_share": 0.1, "warmup_shape": "linear"},
+        ),
+        (
+            {"type": "WarmupDecayLR", "params": {"warmup_type": "linear"}},
+            "linear",
+            {"warmup_shape": "linear"},
+        ),
+    ],
+)
+def test_deepspeeds_other_schedulers(
+    layers: Layers, block: dict[str, Any], name: str, said: dict[str, Any]
+) -> None:
+    config = layers.resolve(engine={"scheduler": block})
+    assert config.recipe.schedule.name == name
+    for key, value in said.items():
+        assert getattr(config.recipe.schedule, key) == value
+    assert config.origins["schedule.name"] == f"ds_config {layers.engine} (scheduler.type)"
+    # Told apart from what the recipe says otherwise.
+    with pytest.raises(UsageError, match=r"schedule.name is 'step' in"):
+        layers.resolve('schedule.name="step"', engine={"scheduler": block})
+
+
+def test_deepspeeds_sgd(layers: Layers) -> None:
+    params = {"lr": 0.5, "momentum": 0.8, "nesterov": True, "weight_decay": 0.0}
+    optimizer = layers.resolve(engine={"optimizer": {"type": "SGD", "params": params}}).recipe.optimizer
+    assert (optimizer.name, optimizer.lr, optimizer.momentum, optimizer.nesterov) == ("sgd", 0.5, 0.8, True)
+    with pytest.raises(UsageError, match=r"optimizer.momentum belongs to sgd, not to lamb"):
+        layers.resolve(engine={"optimizer": {"type": "Lamb", "params": {"momentum": 0.8}}})
+
+
 def test_deepspeeds_batch_blocks(layers: Layers) -> None:
     engine = {"train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 2}
     config = layers.resolve(engine=engine, world_size=3)

@@ -53,6 +53,20 @@ def test_a_global_batch_that_does_not_divide_is_refused() -> None:
         Loader(stream_of(), START, GLOBAL_BATCH, micro_batch=3, rank=0, world=2)
 
 
+def test_steps_of_several_sizes_follow_one_another_in_the_stream() -> None:
+    sizes = (4, 4, 8, 16)
+    with Loader(stream_of(), START, iter(sizes), micro_batch=2, rank=1, world=2) as loader:
+        steps = list(loader)  # as many as there are sizes
+    stream, cursor = stream_of(), START
+    for step, size in zip(steps, sizes, strict=True):
+        whole = stream.step(cursor, size)
+        own = [whole.batch(first, 2).input_ids for first in range(2, size, 4)]
+        assert torch.equal(torch.cat([each.input_ids for each in step.micro_batches]), torch.cat(own))
+        assert (step.cursor, step.next_cursor) == (cursor, whole.next_cursor)
+        assert (step.num_rows, step.num_masked) == (size, whole.num_masked)
+        cursor = whole.next_cursor
+
+
 def test_closing_ends_the_thread_and_the_iteration() -> None:
     before = threading.active_count()
     loader = Loader(stream_of(), START, GLOBAL_BATCH, 8, 0, 1)

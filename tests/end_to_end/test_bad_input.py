@@ -78,7 +78,7 @@ def _write_configs(folder: Path) -> None:
         "broken.toml": "[train\n",
         "lr.json": '{"optimizer": {"type": "Lamb", "params": {"lr": 0.25}}}',
         "typo.json": '{"zero_optimzation": {"stage": 2}}',
-        "fp16.json": '{"fp16": {"enabled": true}}',
+        "refused.json": '{"amp": {"enabled": true}, "zero_optimization": {"offload_param": {"device": "nvme"}}}',
         "list.json": "[]",
         "broken.json": '{"bf16": {"enabled": tru}}',
     }
@@ -147,8 +147,10 @@ SHARED: Mapping[str, Case] = {
     "unknown key in a ds_config": Case(
         ("--ds_config", "typo.json"), 2, ('"zero_optimzation"; did you mean "zero_optimization"?',)
     ),
-    "refused key in a ds_config": Case(
-        ("--ds_config", "fp16.json"), 2, ('"fp16.enabled"', "use bf16 or fp32")
+    "refused keys in a ds_config": Case(
+        ("--ds_config", "refused.json"),
+        2,
+        ("ds_config refused.json: 2 keys do not fit:",),
     ),
     "ds_config is a list": Case(("--ds_config", "list.json"), 2, ("list.json holds list",)),
     "missing ds_config": Case(("--ds_config", "nowhere.json"), 2, ("nowhere.json cannot be read",)),

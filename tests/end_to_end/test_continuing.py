@@ -35,6 +35,7 @@ def test_a_run_that_diverges_says_so(tmp_path: Path, options: tuple[str, ...], s
     assert "The gradient norm of step" in error_of(result.stderr)
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["skipped"] and last["grad_norm"] is None
+    assert last["skipped_because"] == "not finite"
     assert not (tmp_path / "run" / "model").exists()
 
 

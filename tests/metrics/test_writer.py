@@ -25,6 +25,7 @@ RECORD = StepRecord(
     seconds=0.1,
     tokens_per_second=70.0,
     mfu=None,
+    global_batch=8,
 )
 EVALUATION = EvalRecord(
     step=0,
@@ -70,7 +71,7 @@ def test_every_step_is_a_line_with_the_names_of_the_contract(tmp_path: Path) -> 
     write(tmp_path, 0, 3, 3.0)
     names = "step loss mlm_loss nsp_loss lr grad_norm loss_scale skipped samples tokens cursor seconds"
     assert [list(line) for line in lines(tmp_path / "metrics.jsonl")] == [
-        [*names.split(), "tokens_per_second", "mfu"]
+        [*names.split(), "tokens_per_second", "mfu", "global_batch"]
     ] * 3
     assert lines(tmp_path / "metrics.jsonl")[1]["cursor"] == [0, 1, 2]
 
@@ -124,6 +125,14 @@ def test_samples_are_lines_of_their_own_and_restart_with_the_rest(tmp_path: Path
     assert [line["step"] for line in lines(tmp_path / "samples.jsonl")] == [1]
 
 
+def test_a_skipped_step_says_why(tmp_path: Path) -> None:
+    writer = MetricsWriter(tmp_path / "m", tmp_path / "e", tmp_path / "s", tmp_path / "board", 0, 1)
+    writer.step(replace(RECORD, step=1))
+    writer.step(replace(RECORD, step=2, skipped=True, skipped_because="spike"))
+    writer.close()
+    assert [line.get("skipped_because") for line in lines(tmp_path / "m")] == [None, "spike"]
+
+
 def test_stores_of_a_blend_are_in_their_validation(tmp_path: Path) -> None:
     writer = MetricsWriter(
         tmp_path / "m", tmp_path / "e", tmp_path / "s", tmp_path / "board", finished_steps=0, log_every=1
@@ -138,3 +147,19 @@ def test_stores_of_a_blend_are_in_their_validation(tmp_path: Path) -> None:
     board.Reload()
     assert [event.value for event in board.Scalars("heldout a/b/mlm_loss")] == [1.5]
     assert "heldout/stores" not in board.Tags()["scalars"]
+
+
+def test_figures_of_parameters_are_scalars_with_the_mean_of_each_kind(tmp_path: Path) -> None:
+    writer = MetricsWriter(
+        tmp_path / "metrics.jsonl", tmp_path / "eval.jsonl", tmp_path / "samples.jsonl", tmp_path, 0, 1
+    )
+    writer.parameters(3, {"trust_clamped": {"a.weight": 0.0, "b.bias": 1.0}, "weight_norm": {}})
+    writer.close()
+    board = EventAccumulator(str(tmp_path))
+    board.Reload()
+    found = {tag: [(e.step, e.value) for e in board.Scalars(tag)] for tag in board.Tags()["scalars"]}
+    assert found == {
+        "trust_clamped/a.weight": [(3, 0.0)],
+        "trust_clamped/b.bias": [(3, 1.0)],
+        "parameters/trust_clamped_mean": [(3, 0.5)],
+    }

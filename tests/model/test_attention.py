@@ -65,6 +65,7 @@ def test_both_ways_agree(monkeypatch: pytest.MonkeyPatch, sliding_window: int | 
         sliding_window=sliding_window,
     )
     masked, _ = attend()
+    attend.keywords["samples"].device_has_flash = True
     monkeypatch.setattr(attention, "_flash_attention_fits", lambda query, dropout: True)
     monkeypatch.setattr(attention, "varlen_attn", softmax_attention_of_each_segment)
     flattened, _ = attend()

@@ -72,3 +72,23 @@ def test_losses_are_fp32_under_half_precision(tmp_path: Path) -> None:
     for loss, exact in zip(model.bfloat16()(batch), expected, strict=True):
         assert loss.dtype == torch.float32
         assert loss.item() == pytest.approx(exact.item(), rel=0.05)
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.6])
+def test_label_smoothing_is_of_the_masked_tokens_in_training_only(tmp_path: Path, smoothing: float) -> None:
+    model, batch = build_tiny(tmp_path, "bert", "nsp"), padded_pairs()
+    _, mlm, _ = whole_forward(model, batch)
+    logits, labels = mlm.flatten(0, 1)[batch.masked_positions], batch.masked_labels
+    plain_sum, plain_nsp = model(batch)
+    plain_scores = model.score(batch)
+    model.label_smoothing = smoothing
+    smoothed_sum, smoothed_nsp = model(batch)
+    expected = cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+    torch.testing.assert_close(smoothed_sum, expected)
+    # By hand: (1 - s) of the label's loss and s of the mean loss over the vocabulary (Szegedy et al. 2016, section 7).
+    losses = -logits[labels != -100].log_softmax(-1)
+    by_hand = (1 - smoothing) * plain_sum + smoothing * losses.mean(-1).sum()
+    torch.testing.assert_close(smoothed_sum, by_hand)
+    assert torch.equal(smoothed_nsp, plain_nsp)
+    for ours, before in zip(model.score(batch), plain_scores, strict=True):
+        assert torch.equal(ours, before)

@@ -9,17 +9,28 @@ import torch
 import torch.distributed as dist
 
 from pretrain import comm
-from pretrain.build import BackendName, Request
+from pretrain.backends.carried import BackendName
+from pretrain.build import Request
 from pretrain.checkpoint import CheckpointManifest, find_checkpoint
 from pretrain.comm import Placement
 from pretrain.config import resolve
 from pretrain.errors import PretrainError
 from pretrain.run import train
 from pretrain.signals import StopRequest
-from tests.numerics.courses import MODEL_CONFIG
+from tests.numerics.recipe import MODEL_CONFIG
 from tests.tiny_store import write_tiny_store
 
 STEPS = 20
+ENGINES: tuple[tuple[BackendName, int], ...] = tuple(
+    (backend, stage) for backend in ("fsdp", "deepspeed") for stage in range(4)
+)
+# Of the shipped offloads in fp32, and of groups of two ranks.
+PLACEMENTS: dict[str, dict[str, Any]] = {
+    "zero2_offload": {"stage": 2, "offload_optimizer": {"device": "cpu"}},
+    "zero3_offload": {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}},
+    "groups": {"stage": 3, "mics_shard_size": 2},
+    "second": {"stage": 3, "zero_hpz_partition_size": 2},
+}
 _TIMES = ("seconds", "tokens_per_second", "mfu")
 
 
@@ -62,6 +73,8 @@ checkpoint = {{ every = 5, keep = 2 }}
         for bf16 in (False, True):
             config = {"zero_optimization": {"stage": stage}, "bf16": {"enabled": bf16}}
             (folder / f"zero{stage}{'_bf16' * bf16}.json").write_text(json.dumps(config))
+    for name, zero in PLACEMENTS.items():
+        (folder / f"{name}.json").write_text(json.dumps({"zero_optimization": zero}))
 
 
 def start(folder: Path, starts: list[Start]) -> list[Ending]:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pretrain.build import BackendName
+from pretrain.backends.carried import BackendName
 from pretrain.checkpoint.manifest import MANIFEST_NAME, sha256_of
-from tests.numerics.courses import relative
+from tests.numerics.outcome import relative
 from tests.numerics.runs import STEPS, Ending, Start, newest, prepare, records, start
 from tests.worlds import run_ranks
 

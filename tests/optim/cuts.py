@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from pretrain.optim import AdamWOptions, LambOptions, ShardedOptimizer
+from pretrain.optim import Rule, ShardedOptimizer, Skip
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
 
 # A matrix larger than one run of the norm's sum, a vector, a matrix, a single number.
@@ -51,7 +51,7 @@ class Bound:
                 whole[piece.parameter][piece.start : piece.end] = view
         return [values.view(info.shape) for values, info in zip(whole, PARAMETERS, strict=True)]
 
-    def step(self, gradients: list[Tensor], lr: float) -> tuple[float, bool]:
+    def step(self, gradients: list[Tensor], lr: float) -> tuple[float, Skip | None]:
         self.scatter(gradients, "grad")
         self.optimizer.begin(lr)
         self.optimizer.step()
@@ -60,13 +60,18 @@ class Bound:
 
 def bind(
     layout: ShardLayout,
-    rule: LambOptions | AdamWOptions,
+    rule: Rule,
     *,
     weight_decay: float = 0.01,
     max_grad_norm: float = 0.0,
+    decay_1d: bool = False,
 ) -> Bound:
     optimizer = ShardedOptimizer(
-        [torch.nn.Parameter(torch.zeros(1))], rule, weight_decay=weight_decay, max_grad_norm=max_grad_norm
+        [torch.nn.Parameter(torch.zeros(1))],
+        rule,
+        weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm,
+        decay_1d=decay_1d,
     )
     optimizer.bind(layout)
     return Bound(optimizer, layout)

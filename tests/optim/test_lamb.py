@@ -1,7 +1,7 @@
 """LAMB's variants against float64 written from the publications, on whole parameters."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import pytest
@@ -62,6 +62,13 @@ class NvidiaJudge(Judge):
         return weight_norm / update_norm if decay else 1.0
 
 
+class MatricesJudge(Judge):
+    """Adam's step for biases and normalization weights, LAMB's for the rest."""
+
+    def trust(self, weight_norm: float, update_norm: float, decay: float) -> float:
+        return weight_norm / update_norm if decay else 1.0
+
+
 class DeepSpeedJudge(Judge):
     """DeepSpeed's kernel as its BERT tutorial sets it: no bias correction, coefficient in [0.01, 0.3]."""
 
@@ -108,6 +115,13 @@ def test_variants_are_told_apart(name: LambVariant, other: LambVariant) -> None:
     if name != other:
         rule = LambOptions.variant(name, **OPTIONS)
         assert trained(rule, JUDGES[other], 1.0 if name == "nvidia" else 0.0) > 1e-3
+
+
+def test_vectors_without_a_trust_ratio() -> None:
+    assert (
+        trained(replace(LambOptions.variant("paper", **OPTIONS), trust_1d=False), MatricesJudge, 0.0) < 2e-6
+    )
+    assert trained(replace(LambOptions.variant("paper", **OPTIONS), trust_1d=False), Judge, 0.0) > 1e-3
 
 
 def test_trust_ratio_is_one_where_a_norm_is_zero() -> None:
