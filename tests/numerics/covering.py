@@ -1,7 +1,7 @@
 """Covering arrays: few rows of values in which every few of the axes meet in every way."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from itertools import combinations, product
 from operator import or_
@@ -14,17 +14,15 @@ def covering_array(
     axes: Mapping[str, Sequence[Any]],
     strength: int,
     *,
-    possible: Callable[[Row], bool] = lambda row: True,
     begin_with: Sequence[Row] = (),
 ) -> list[Row]:
-    """Rows such that any values of any `strength` axes occur together in one of them, where a possible row has
-    them at all; the same rows at every call.
+    """Rows such that any values of any `strength` axes occur together in one of them; the same rows at every call.
 
-    Greedy: the next row is the possible one with the most tuples that no row has yet (Cohen et al. 1997, "The
+    Greedy: the next row is the one with the most tuples that no row has yet (Cohen et al. 1997, "The
     AETG system"), among equals the one whose pairs have been used least, then the first. `begin_with` are
     rows that are taken first.
     """
-    candidates = [row for row in product(*axes.values()) if possible(row)]
+    candidates = list(product(*axes.values()))
     pairs = _numbered_tuples(candidates, 2)
     covers = [sum(1 << number for number in numbers) for numbers in _numbered_tuples(candidates, strength)]
     chosen = [candidates.index(row) for row in begin_with]
