@@ -71,7 +71,7 @@ class RunState(_Part):
     )
     recent_norms: list[float] = []  # of the last updates' gradients, where a rule skips outliers among them
     spikes_in_row: int = 0  # such outliers since the last update
-    noise: NoiseState = NoiseState()  # averages of the gradient noise scale's measurements, if there were any
+    noise: NoiseState | None = None  # averages of the gradient noise scale; None: saved before there were any
     seed: int
     store_fingerprint: str  # of a blend: over all its stores and weights
     blend: list[SavedStore] = []  # empty: one store

@@ -76,9 +76,9 @@ class NoiseScale:
     def state(self) -> NoiseState:
         return self._state
 
-    def restore(self, saved: NoiseState) -> None:
-        """Takes a checkpoint's averages."""
-        self._state = saved
+    def restore(self, saved: NoiseState | None) -> None:
+        """Takes a checkpoint's averages, if it has any."""
+        self._state = saved or NoiseState()
 
     def update(self, estimate: NoiseEstimate) -> None:
         """Counts one measurement."""
