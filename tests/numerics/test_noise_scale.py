@@ -36,6 +36,7 @@ ALL: tuple[tuple[BackendName, str], ...] = (
     ("deepspeed", "zero3_bf16"),
     ("deepspeed", "sub_groups"),
     ("deepspeed", "zero3_offload"),
+    ("deepspeed", "zero0_bf16"),  # whose autocast stays switched on
 )
 SAMPLE = (
     *(("fsdp", name) for name in ("zero1_bf16", "fp16", "zero3")),
