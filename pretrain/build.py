@@ -27,10 +27,12 @@ from pretrain.data.stream import RowStream
 from pretrain.errors import UsageError
 from pretrain.evaluate import ENTROPY_TOKENS, Evaluator, HeldoutRows, token_shares
 from pretrain.model import ModelOptions, PretrainingModel, build_model
+from pretrain.noise import NoiseProbe, check_measurable
 from pretrain.optim import (
     AdafactorOptions,
     AdamWOptions,
     LambOptions,
+    NoiseScale,
     Rule,
     SgdOptions,
     ShardedOptimizer,
@@ -58,6 +60,8 @@ def engine_options(request: Request) -> EngineOptions:
     config = request.config
     micro_batch, accumulation = batch_cut(config, request.place.world_size)
     engine, ranks, device = config.engine, request.place.world_size, request.device
+    if config.recipe.log.noise_every:
+        check_measurable(min(config.recipe.train.batch_plan.sizes), micro_batch)
     check_carried(engine, request.backend, ranks)
     precision, compiled = choose_precision(engine, request.backend, device), config.recipe.train.compile
     missing = comm.missing_for_compiling(device) if compiled else None
@@ -204,6 +208,13 @@ def heldout_stores(corpus: Corpus, objective: str) -> tuple[list[str], list[Toke
         [store for _, store, _ in found],
         [weight for _, _, weight in found],
     )
+
+
+def noise_probe(request: Request) -> NoiseProbe:
+    """What measures the gradient noise scale, if the recipe asks for it."""
+    recipe, place = request.config.recipe, request.place
+    every = recipe.log.noise_every
+    return NoiseProbe(NoiseScale(), every, recipe.seed, place.rank, place.world_size, request.device)
 
 
 def samples_per_step(corpus: Corpus, recipe: Recipe) -> float:

@@ -13,6 +13,7 @@ from pretrain.errors import PretrainError, StoppedBySignal
 from pretrain.evaluate import Evaluator
 from pretrain.metrics import MetricsWriter, StepRecord, Terminal
 from pretrain.model.compilation import compilation_report
+from pretrain.noise import NoiseProbe, SmallBatch
 from pretrain.optim import Progress, RunLength, ScalingRule, Schedule, scaled_lr
 from pretrain.rng import key
 from pretrain.signals import StopRequest
@@ -55,6 +56,7 @@ class Loop:
     writer: MetricsWriter | None  # on rank 0
     terminal: Terminal
     stop: StopRequest
+    noise: NoiseProbe | None = None
 
     def run(self, start: Progress) -> Progress:
         """Trains from `start` until a limit of the run is reached, saves, and says how far that is; collective.
@@ -69,12 +71,13 @@ class Loop:
         while length.reached(done) is None:
             started, step = perf_counter(), done.steps + 1
             batches = next(self.loader)
+            small = None if self.noise is None else self.noise.measure(self.backend, batches, step)
             sums = self._accumulate(batches, step)
             result = self.backend.step(lr := self._rate(done, batches.num_rows))
             totals, asked_to_stop, seconds = self._totals(sums, perf_counter() - began)
             skipped = done.skipped_tokens + (0 if result.skip is None else batches.num_tokens)
             done = Progress(step, done.tokens + batches.num_tokens, seconds, skipped)
-            record = self._record(step, batches, totals, lr, result, perf_counter() - started)
+            record = self._record(step, batches, totals, lr, result, small, perf_counter() - started)
             last = length.reached(done) is not None
             self._report(record, batches.sample_names, step if last else length.expected_steps(done))
             if self.options.list_graph_breaks and step == start.steps + 1:
@@ -102,7 +105,7 @@ class Loop:
 
     def _accumulate(self, batches: StepBatches, step: int) -> torch.Tensor:
         """Forward and backward of all micro-batches; this rank's loss sums, [2]."""
-        weights = LossWeights(1 / batches.num_masked, 1 / batches.num_pairs if batches.num_pairs else 0.0)
+        weights = LossWeights.of_means(batches.num_masked, batches.num_pairs)
         sums = torch.zeros(2, device=self.options.device)
         for index, batch in enumerate(batches.micro_batches):
             torch.manual_seed(key(self.options.seed, "dropout", step, index, self.options.rank))
@@ -126,6 +129,7 @@ class Loop:
         totals: list[float],
         lr: float,
         result: StepResult,
+        small: SmallBatch | None,
         seconds: float,
     ) -> StepRecord:
         mlm_loss = totals[0] / batches.num_masked
@@ -148,6 +152,7 @@ class Loop:
             tokens_per_second=batches.num_tokens / seconds,
             mfu=None if peak is None else self.step_flops(batches) / seconds / peak,
             skipped_because=None if result.skip is None else result.skip.reason,
+            noise=None if self.noise is None else self.noise.figures(small, result, batches),
         )
 
     def _report(self, record: StepRecord, sample_names: Sequence[str], total_steps: int) -> None:

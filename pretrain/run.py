@@ -22,23 +22,11 @@ from pretrain.evaluate import Evaluator
 from pretrain.loop import Loop, LoopOptions
 from pretrain.metrics import MetricsWriter, Terminal
 from pretrain.model.flops import TrainingFlops
+from pretrain.noise import NoiseProbe
 from pretrain.optim import Progress, RunLength
 from pretrain.pace import build_schedule, run_length
 from pretrain.run_folder import RunFolder
 from pretrain.signals import StopRequest
-
-# Parts of a recipe that change when things are written or when the run ends, and no result. Of the stores it says where
-# they lie; that they and their shares are the same is checked by their fingerprints.
-NOT_OF_THE_COURSE = (
-    "train.stop_at_step",
-    "train.hours",
-    "train.max_skipped_steps",
-    "eval.",
-    "checkpoint.",
-    "log.",
-    "data.store",
-    "data.blend",
-)
 
 
 def train(request: Request, stop: StopRequest) -> None:
@@ -76,6 +64,7 @@ class Run:
     backend: Backend
     flops: TrainingFlops
     initial: RunState
+    noise: NoiseProbe
 
     @property
     def length(self) -> RunLength:
@@ -100,12 +89,12 @@ class Run:
         checkpoint.load_checkpoint(path, self.backend.optimizer, place.rank, place.world_size)
         self.backend.refresh_weights()
         self.backend.loss_scaler.restore(saved.loss_scale)
+        self.noise.scale.restore(saved.noise)
         changes = checkpoint.recipe_changes(saved.run_config["recipe"], self.initial.run_config["recipe"])
         if saved.written_by.get("precision") == self.engine.precision == "fp16":
             before, after = (each.run_config["ds_config"]["fp16"] for each in (saved, self.initial))
             changes += checkpoint.differences(before, after, "fp16.")
-        same_course = all(change.startswith(NOT_OF_THE_COURSE) for change in changes)
-        how = "bit for bit" if same_course else "with another recipe or loss scale"
+        how = "bit for bit" if checkpoint.is_same_course(changes) else "with another recipe or loss scale"
         if not checkpoint.is_bitwise(saved, self.initial):
             how = "within rounding: the machine, the cut or the versions differ"
         self.terminal.say(f"Continuing {path} after step {saved.step}, {how}.")
@@ -172,6 +161,7 @@ class Run:
             writer=writer,
             terminal=self.terminal,
             stop=stop,
+            noise=self.noise,
         )
         try:
             with loader:
@@ -192,6 +182,7 @@ class Run:
         update |= {"cursor": cursor, "applied_steps": optimizer.applied_steps, "loss_scale": scale}
         update |= {"recent_norms": optimizer.recent_norms, "spikes_in_row": optimizer.spikes_in_row}
         update |= {"skipped_tokens": done.skipped_tokens, "earlier_steps": optimizer.earlier_steps}
+        update |= {"noise": self.noise.scale.state}
         state = self.initial.model_copy(update=update)
         return checkpoint.save_checkpoint(
             self.folder.checkpoints,
@@ -301,7 +292,7 @@ def _prepare(request: Request, folder: RunFolder, terminal: Terminal) -> Run:
     flops = model.flops
     initial = build.initial_state(request, engine, corpus, build.sampling_options(recipe), model)
     backend = build.build_backend(request.backend, model, recipe, engine)
-    return Run(request, folder, terminal, corpus, engine, backend, flops, initial)
+    return Run(request, folder, terminal, corpus, engine, backend, flops, initial, build.noise_probe(request))
 
 
 def _on_first_rank(place: Placement, action: Callable[[], Any]) -> None:

@@ -157,3 +157,16 @@ def test_overflows_are_counted_in_a_row_at_the_lowest_scale(tmp_path: Path) -> N
     scaler = make_loss_scaler(engine_options(request(tmp_path, "fsdp", {"fp16": block})))
     skips = [finished_step(scaler, nan, Skip("not finite", "nan")).skip for _ in range(3)]
     assert [skip and skip.in_row for skip in skips] == [0, 1, 2]  # at scales 2, 1 and 1
+
+
+def test_a_noise_scale_needs_two_micro_batches_in_the_smallest_batch(tmp_path: Path) -> None:
+    cut = ("train.global_batch=8", "train.micro_batch=4")
+    assert engine_options(request(tmp_path, "fsdp", {}, *cut, "log.noise_every=3")).accumulation == 2
+    staged = (*cut, "train.batch_stages=[[2, 4]]")
+    assert engine_options(request(tmp_path, "fsdp", {}, *staged)).accumulation == 2
+    with pytest.raises(
+        UsageError, match=r"^log\.noise_every .* a global batch of 4 rows is one micro-batch: "
+    ):
+        engine_options(request(tmp_path, "fsdp", {}, *staged, "log.noise_every=3"))
+    with pytest.raises(UsageError, match=r"lower train\.micro_batch or leave log\.noise_every out"):
+        engine_options(request(tmp_path, "fsdp", {}, cut[0], "train.micro_batch=8", "log.noise_every=3"))

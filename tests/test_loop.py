@@ -13,7 +13,8 @@ from pretrain.data.order import Cursor
 from pretrain.errors import PretrainError, StoppedBySignal
 from pretrain.loop import Loop, LoopOptions
 from pretrain.metrics import StepRecord, Terminal
-from pretrain.optim import Progress, RunLength, Schedule, Skip
+from pretrain.noise import NoiseProbe
+from pretrain.optim import NoiseScale, Progress, RunLength, Schedule, Skip
 from pretrain.signals import StopRequest
 
 pytestmark = pytest.mark.usefixtures("one_rank")
@@ -27,6 +28,8 @@ class Rows:
     """Stands for a micro-batch."""
 
     name: str
+    num_masked: int = 2
+    num_pairs: int = 1
 
     def to(self, device: torch.device) -> "Rows":
         return self
@@ -102,6 +105,10 @@ class Scripted:
         self.applied_steps += skip is None
         finite = skip is None or skip.reason == "spike"
         return StepResult(0.5 if finite else float("nan"), skip, 2.0)
+
+    def measure_gradient(self) -> float:
+        self.calls.append("measure")
+        return 0.5
 
     def parameter_figures(self) -> dict[str, dict[str, float]]:
         return {"trust_ratio": {"bias": float(self.steps)}}
@@ -280,6 +287,29 @@ def test_figures_of_the_parameters_are_written_when_due(every: int, steps: list[
     scripted = Scripted()
     loop_of(scripted, Saved(), parameters_every=every).run(Progress())
     assert scripted.figures == [(step, {"trust_ratio": {"bias": float(step)}}) for step in steps]
+
+
+def test_a_measurement_comes_before_its_step_and_stands_in_its_record() -> None:
+    """Of 2 rows one has a norm of 2 * 0.5 and both together of 0.5: |G|^2 = -0.5, so that there is no ratio yet."""
+    scripted = Scripted(spikes_at=(4,))
+    loop = loop_of(scripted, Saved(), max_skipped_steps=2)
+    probe = NoiseProbe(NoiseScale(), 2, 3, 0, 1, torch.device("cpu"))
+    Loop(**{**vars(loop), "noise": probe}).run(Progress())
+    plain = Scripted(spikes_at=(4,))
+    loop_of(plain, Saved(), max_skipped_steps=2).run(Progress())
+    places = [place for place, call in enumerate(scripted.calls) if call == "measure"]
+    assert len(places) == 3
+    for place, step in zip(places, (2, 4, 6), strict=True):
+        drawn, weights, last = scripted.calls[place - 1]
+        assert drawn[0] == str(step) and last
+        assert weights == LossWeights(0.25, 0.5)  # of half a step: half of those of its own counts
+        assert scripted.calls[place + 1][0] == f"{step}a"
+    own = {place - 1 for place in places} | set(places)
+    assert [call for place, call in enumerate(scripted.calls) if place not in own] == plain.calls
+    found = [record.noise for record in scripted.records]
+    assert [noise is not None for noise in found] == [False, True, False, False, False, True]
+    assert found[1] is not None
+    assert (found[1]["noise_scale"], found[1]["noise_squared_gradient"]) == (None, -0.5)
 
 
 def test_a_skipped_step_does_not_advance_the_learning_rate() -> None:

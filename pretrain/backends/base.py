@@ -1,7 +1,7 @@
 """What the loop, the checkpoint and the evaluation know of an engine."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, Self
 
 import torch
 
@@ -31,6 +31,11 @@ class LossWeights(NamedTuple):
 
     mlm: float
     nsp: float
+
+    @classmethod
+    def of_means(cls, num_masked: int, num_pairs: int) -> Self:
+        """The sum of a mean over so many masked tokens and one over so many pairs, if there are any."""
+        return cls(1 / num_masked, 1 / num_pairs if num_pairs else 0.0)
 
 
 class StepResult(NamedTuple):
@@ -63,6 +68,13 @@ class Backend(Protocol):
 
     def step(self, lr: float) -> StepResult:
         """One optimizer step on the accumulated gradient, which is cleared."""
+        ...
+
+    def measure_gradient(self) -> float:
+        """The global norm of the accumulated gradient, which is cleared; not finite where it overflowed.
+
+        Nothing else changes: no weight, moment, count or loss scale.
+        """
         ...
 
     def score(self, batch: ModelInput) -> tuple[torch.Tensor, ...]:

@@ -80,13 +80,12 @@ class DeepSpeedBackend:
         return torch.stack([mlm_sum.detach().float(), nsp_sum.detach().float()])
 
     def step(self, lr: float) -> StepResult:
-        grad_scale = self._loss_scaler.scale * self._loss_factor / self._world_size
-        self._optimizer.begin(lr, self._norm_before_sub_groups(), grad_scale)
-        self._engine.step()
-        if getattr(self._engine.optimizer, "overflow", False):
-            # ZeRO finds a gradient that is not finite by itself, on all ranks, and never asks our optimizer.
-            return finished_step(self._loss_scaler, *self._optimizer.abandon())
-        return finished_step(self._loss_scaler, *self._optimizer.finish())
+        reached = self._step(lr)
+        closed = self._optimizer.finish() if reached else self._optimizer.abandon()
+        return finished_step(self._loss_scaler, *closed)
+
+    def measure_gradient(self) -> float:
+        return self._optimizer.measured() if self._step(None) else self._optimizer.abandon()[0]
 
     def score(self, batch: ModelInput) -> tuple[torch.Tensor, ...]:
         self._engine.eval()
@@ -106,6 +105,14 @@ class DeepSpeedBackend:
             if zero.persistent_parameters:
                 zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
             zero.invalidate_secondary_tensor()
+
+    def _step(self, lr: float | None) -> bool:
+        """Whether the engine has asked our optimizer, which it does not if it finds, by itself and on all ranks, that
+        a gradient is not finite."""
+        grad_scale = self._loss_scaler.scale * self._loss_factor / self._world_size
+        self._optimizer.begin(lr, self._norm_before_sub_groups(), grad_scale)
+        self._engine.step()
+        return not getattr(self._engine.optimizer, "overflow", False)
 
     @torch.no_grad()
     def _set_masters(self, weights: list[torch.Tensor]) -> None:

@@ -91,13 +91,12 @@ class FsdpBackend:
         return torch.stack([mlm_sum.detach().float(), nsp_sum.detach().float()])
 
     def step(self, lr: float) -> StepResult:
-        for shard, (_, parameter) in zip(self._layout.shards, self._named, strict=True):
-            shard.tensor.grad = _local(parameter.grad)
-        self._optimizer.begin(lr, grad_scale=self._loss_scaler.scale)
-        self._optimizer.step()
-        for shard, (_, parameter) in zip(self._layout.shards, self._named, strict=True):
-            shard.tensor.grad = parameter.grad = None
+        self._step(lr)
         return finished_step(self._loss_scaler, *self._optimizer.finish())
+
+    def measure_gradient(self) -> float:
+        self._step(None)
+        return self._optimizer.measured()
 
     def score(self, batch: ModelInput) -> tuple[torch.Tensor, ...]:
         self._model.eval()
@@ -109,6 +108,14 @@ class FsdpBackend:
         for module in self._model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
+
+    def _step(self, lr: float | None) -> None:
+        for shard, (_, parameter) in zip(self._layout.shards, self._named, strict=True):
+            shard.tensor.grad = _local(parameter.grad)
+        self._optimizer.begin(lr, grad_scale=self._loss_scaler.scale)
+        self._optimizer.step()
+        for shard, (_, parameter) in zip(self._layout.shards, self._named, strict=True):
+            shard.tensor.grad = parameter.grad = None
 
 
 def _mesh(options: EngineOptions) -> DeviceMesh:

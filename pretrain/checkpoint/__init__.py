@@ -7,7 +7,13 @@
 A tensor's key says what it is: `<kind>:<parameter>:<first element>`.
 """
 
-from pretrain.checkpoint.course import check_same_course, differences, is_bitwise, recipe_changes
+from pretrain.checkpoint.course import (
+    check_same_course,
+    differences,
+    is_bitwise,
+    is_same_course,
+    recipe_changes,
+)
 from pretrain.checkpoint.export import export_model
 from pretrain.checkpoint.load import begin_phase, find_checkpoint, load_checkpoint, verify_checkpoint
 from pretrain.checkpoint.manifest import CheckpointManifest, RunState, SavedStore
@@ -23,6 +29,7 @@ __all__ = [
     "export_model",
     "find_checkpoint",
     "is_bitwise",
+    "is_same_course",
     "load_checkpoint",
     "point_latest",
     "recipe_changes",

@@ -9,6 +9,19 @@ from pretrain.config import Recipe
 from pretrain.data.options import SamplingOptions
 from pretrain.errors import DataError, UsageError
 
+# Parts of a recipe that change when things are written or when the run ends, and no result. Of the stores it says where
+# they lie; that they and their shares are the same is checked by their fingerprints.
+NOT_OF_THE_COURSE = (
+    "train.stop_at_step",
+    "train.hours",
+    "train.max_skipped_steps",
+    "eval.",
+    "checkpoint.",
+    "log.",
+    "data.store",
+    "data.blend",
+)
+
 
 def check_same_course(folder: Path, saved: RunState, now: RunState, total_steps: int | None) -> None:
     """Raises DataError for another token store, UsageError for other shares, sampling, seed or model."""
@@ -76,6 +89,11 @@ def _check_same_blend(folder: Path, saved: list[SavedStore], now: list[SavedStor
 def is_bitwise(saved: RunState, now: RunState) -> bool:
     """Whether the run goes on in every bit: same backend, stage, ranks, cut, precision and versions."""
     return saved.written_by == now.written_by
+
+
+def is_same_course(changes: list[str]) -> bool:
+    """Whether none of these `recipe_changes` has a part in what is computed."""
+    return all(change.startswith(NOT_OF_THE_COURSE) for change in changes)
 
 
 def recipe_changes(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:

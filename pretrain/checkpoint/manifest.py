@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from pretrain.errors import DataError, misfit
-from pretrain.optim import LossScaleState
+from pretrain.optim import LossScaleState, NoiseState
 
 FORMAT = "pretrain-checkpoint"
 VERSION = 1
@@ -71,6 +71,7 @@ class RunState(_Part):
     )
     recent_norms: list[float] = []  # of the last updates' gradients, where a rule skips outliers among them
     spikes_in_row: int = 0  # such outliers since the last update
+    noise: NoiseState | None = None  # averages of the gradient noise scale; None: saved before there were any
     seed: int
     store_fingerprint: str  # of a blend: over all its stores and weights
     blend: list[SavedStore] = []  # empty: one store

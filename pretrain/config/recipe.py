@@ -186,6 +186,7 @@ class Log(Section):
     samples: bool = False
     graph_breaks: bool = False
     parameters_every: Annotated[int, Field(ge=0)] = 0  # trust ratios and norms of each parameter; 0: never
+    noise_every: Annotated[int, Field(ge=0)] = 0  # the gradient noise scale; 0: never
 
 
 class Recipe(Section):

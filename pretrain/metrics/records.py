@@ -27,6 +27,9 @@ class StepRecord:
     mfu: float | None  # of the devices' dense bf16 peak; None where that is not known
     global_batch: int
     skipped_because: str | None = None  # of a skipped step: overflow, spike or not finite
+    noise: Mapping[str, float | int | None] | None = (
+        None  # figures of the gradient noise scale, by name, if measured
+    )
 
 
 @dataclass(frozen=True)

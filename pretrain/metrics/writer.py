@@ -39,8 +39,9 @@ class MetricsWriter:
     def step(self, record: StepRecord) -> None:
         """One optimizer step."""
         content = asdict(record)
-        reason = content.pop("skipped_because")
-        self._metrics.write(_line(content | ({} if reason is None else {"skipped_because": reason})))
+        reason, noise = content.pop("skipped_because"), content.pop("noise") or {}
+        self._metrics.write(_line(content | ({} if reason is None else {"skipped_because": reason}) | noise))
+        self._add_scalars("train", noise, record.step)
         if record.step % self._log_every == 0:
             for name in (
                 "loss",

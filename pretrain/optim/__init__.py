@@ -6,6 +6,7 @@ from pretrain.optim.decay import decay_of
 from pretrain.optim.lamb import LambOptions
 from pretrain.optim.length import Progress, RunLength
 from pretrain.optim.loss_scale import LossScaleOptions, LossScaler, LossScaleState
+from pretrain.optim.noise_scale import NoiseScale, NoiseState, noise_estimate
 from pretrain.optim.scaling import ScalingRule, scaled_lr
 from pretrain.optim.schedule import Schedule
 from pretrain.optim.sgd import SgdOptions
@@ -20,6 +21,8 @@ __all__ = [
     "LossScaleOptions",
     "LossScaleState",
     "LossScaler",
+    "NoiseScale",
+    "NoiseState",
     "Progress",
     "Rule",
     "RunLength",
@@ -31,5 +34,6 @@ __all__ = [
     "SkipReason",
     "SpikeRule",
     "decay_of",
+    "noise_estimate",
     "scaled_lr",
 ]

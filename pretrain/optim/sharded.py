@@ -4,6 +4,8 @@ An engine cuts the weights first and calls `step()` later, so the optimizer is m
 `ShardLayout` once the engine exists, and told rate and norm before each step:
 
     bind(layout) -> begin(lr) -> [engine calls step(), once or once per sub-group] -> finish()
+
+Begun without a rate, a step updates nothing and ends with `measured()`: only its gradient norm was wanted.
 """
 
 from collections.abc import Iterable
@@ -29,7 +31,7 @@ Rule = LambOptions | AdamWOptions | SgdOptions | AdafactorOptions
 class _Pending:
     """What one optimizer step knows before the engine applies it."""
 
-    lr: float
+    lr: float | None
     grad_norm: float | None
     grad_scale: float
     stepped: set[int] = field(default_factory=set)
@@ -90,8 +92,10 @@ class ShardedOptimizer(torch.optim.Optimizer):
         """The tensors of one of the rule's kinds, one for each shard."""
         return [self.state[shard.tensor][kind] for shard in self.layout.shards]
 
-    def begin(self, lr: float, grad_norm: torch.Tensor | None = None, grad_scale: float = 1.0) -> None:
-        """Opens a step. Without `grad_norm` it is taken from the gradients that the first `step()` finds.
+    def begin(self, lr: float | None, grad_norm: torch.Tensor | None = None, grad_scale: float = 1.0) -> None:
+        """Opens a step; without `lr` one that updates nothing.
+
+        Without `grad_norm` it is taken from the gradients that the first `step()` finds.
 
         The gradients, and `grad_norm`, are `grad_scale` times what they stand for; norm, clipping and moments
         get them divided by it, in float32.
@@ -123,6 +127,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 raise RuntimeError("The gradient norm needs the gradients of all shards at once.")
             pending.grad_norm = float(self.layout.global_norm(gradients, slices)) / pending.grad_scale
         pending.stepped.update(index for index, _ in ready)
+        if pending.lr is None:
+            return
         if not pending.judged:  # once a step, whatever the number of its sub-groups
             pending.skip, pending.judged = self._skip_for(pending.grad_norm), True
         if pending.skip is not None:
@@ -154,19 +160,20 @@ class ShardedOptimizer(torch.optim.Optimizer):
 
     def finish(self) -> tuple[float, Skip | None]:
         """Closes the step: (gradient norm before clipping, why nothing was updated, or None)."""
-        pending, self._pending = self._pending, None
-        if pending is None or pending.grad_norm is None or len(pending.stepped) != len(self.layout.shards):
-            raise RuntimeError(
-                "The engine did not step every shard; its version may lay weights out otherwise."
-            )
+        pending, grad_norm = self._closed()
         self._figures = pending.figures
         if pending.skip is not None:
-            return pending.grad_norm, self._counted(pending.skip)
+            return grad_norm, self._counted(pending.skip)
         self.applied_steps += 1
         self.spikes_in_row = 0
         if self.spikes is not None:
-            self.recent_norms = self.spikes.remembered(pending.grad_norm, self.recent_norms)
-        return pending.grad_norm, None
+            self.recent_norms = self.spikes.remembered(grad_norm, self.recent_norms)
+        return grad_norm, None
+
+    def measured(self) -> float:
+        """Closes a step that was begun without a rate: its gradient norm before clipping."""
+        _, grad_norm = self._closed()
+        return grad_norm
 
     def parameter_figures(self) -> dict[str, dict[str, float]]:
         """By kind and parameter name, what the rule says of the last step; empty where it was skipped or says none."""
@@ -175,6 +182,15 @@ class ShardedOptimizer(torch.optim.Optimizer):
             kind: {name: x for name, x in zip(names, values.tolist(), strict=True) if not isnan(x)}
             for kind, values in self._figures.items()
         }
+
+    def _closed(self) -> tuple[_Pending, float]:
+        """The step that the engine has gone through, and its gradient norm."""
+        pending, self._pending = self._pending, None
+        if pending is None or pending.grad_norm is None or len(pending.stepped) != len(self.layout.shards):
+            raise RuntimeError(
+                "The engine did not step every shard; its version may lay weights out otherwise."
+            )
+        return pending, pending.grad_norm
 
     def _skip_for(self, grad_norm: float) -> Skip | None:
         """Whether nothing may be updated by gradients of this norm."""

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.checkpoint import RunState, SavedStore, check_same_course, recipe_changes
+from pretrain.checkpoint import RunState, SavedStore, check_same_course, is_same_course, recipe_changes
 from pretrain.config import Recipe
 from pretrain.errors import DataError, PretrainError, UsageError
-from pretrain.optim import LossScaleState
+from pretrain.optim import LossScaleState, NoiseState
 from tests.checkpoint.saved import state_at
 
 FOLDER = Path("run/checkpoints/step-00000003")
@@ -77,6 +77,20 @@ def test_a_checkpoint_from_before_the_rule_for_spikes_is_read() -> None:
     content = state().model_dump()
     del content["recent_norms"], content["spikes_in_row"], content["skipped_tokens"]
     assert RunState.model_validate(content) == state()
+
+
+def test_a_checkpoint_from_before_the_noise_scale_is_read_and_averages_go_through_json() -> None:
+    content = state().model_dump()
+    del content["noise"]
+    assert RunState.model_validate(content) == state()
+    measured = state().model_copy(update={"noise": NoiseState(3, 0.1, -1 / 3)})
+    assert RunState.model_validate_json(measured.model_dump_json()) == measured
+
+
+def test_what_is_written_and_where_the_run_ends_is_no_other_course() -> None:
+    assert is_same_course([])
+    assert is_same_course(["log.noise_every: 0 -> 5", "train.hours: None -> 2.0", "data.store: 'a' -> 'b'"])
+    assert not is_same_course(["log.noise_every: 0 -> 5", "optimizer.lr: 0.1 -> 0.2"])
 
 
 def test_an_option_that_came_later_had_its_default_before() -> None:

@@ -163,3 +163,19 @@ def test_figures_of_parameters_are_scalars_with_the_mean_of_each_kind(tmp_path: 
         "trust_clamped/b.bias": [(3, 1.0)],
         "parameters/trust_clamped_mean": [(3, 0.5)],
     }
+
+
+def test_a_measured_noise_scale_is_in_the_line_of_its_step_and_a_scalar_at_once(tmp_path: Path) -> None:
+    """Points in TensorBoard do not wait for `log_every`; what is not known yet is null and no point."""
+    writer = MetricsWriter(tmp_path / "m", tmp_path / "e", tmp_path / "s", tmp_path / "board", 0, log_every=9)
+    writer.step(replace(RECORD, step=1))
+    writer.step(replace(RECORD, step=2, noise={"noise_scale": None, "noise_trace": -2.5}))
+    writer.step(replace(RECORD, step=4, noise={"noise_scale": 8.0, "noise_trace": 3.0}))
+    writer.close()
+    found = lines(tmp_path / "m")
+    assert "noise_scale" not in found[0] and not any("noise" in line for line in found)
+    assert [(line["noise_scale"], line["noise_trace"]) for line in found[1:]] == [(None, -2.5), (8.0, 3.0)]
+    board = EventAccumulator(str(tmp_path / "board"))
+    board.Reload()
+    points = {tag: [(e.step, e.value) for e in board.Scalars(tag)] for tag in board.Tags()["scalars"]}
+    assert points == {"train/noise_scale": [(4, 8.0)], "train/noise_trace": [(2, -2.5), (4, 3.0)]}

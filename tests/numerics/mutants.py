@@ -118,6 +118,9 @@ class MeanOfMeans:
     def step(self, lr: float) -> StepResult:
         return self._backend.step(lr)
 
+    def measure_gradient(self) -> float:
+        return self._backend.measure_gradient()
+
     def score(self, batch: Any) -> tuple[Tensor, ...]:
         return self._backend.score(batch)
 
