@@ -32,6 +32,7 @@ FLOORS = MappingProxyType(
         "pretrain.backends": 2,
         "pretrain.checkpoint": 3,
         "pretrain.evaluate": 3,
+        "pretrain.ending": 4,
         "pretrain.loop": 4,
         "pretrain.pace": 4,
         "pretrain.build": 5,
