@@ -22,6 +22,7 @@ from pretrain.errors import UsageError
 from pretrain.loop import Loop, LoopOptions
 from pretrain.metrics import MetricsWriter, Terminal
 from pretrain.model.flops import TrainingFlops
+from pretrain.opening import say_what
 from pretrain.optim import Progress, RunLength, Validations
 from pretrain.pace import build_schedule, run_length
 from pretrain.run_folder import RunFolder
@@ -182,7 +183,7 @@ class Run:
         writer = self._open_writer(start.step, resolved_schedule)
         tokenizer = self.corpus.first.tokenizer_path
         ending = Ending(self.folder, self.backend, evaluator, writer, self.terminal, tokenizer, retention)
-        self._say_what()
+        say_what(self.terminal, self.request, self.engine, self.backend, self.corpus)
         loop = Loop(
             options=self._loop_options(),
             loader=loader,
@@ -262,32 +263,6 @@ class Run:
     def _step_flops(self, batches: StepBatches) -> float:
         mean_length = batches.num_tokens / batches.num_samples
         return self.flops.step(batches.num_tokens, batches.num_masked, mean_length, batches.num_pairs)
-
-    def _say_what(self) -> None:
-        """One line about what begins, and one about keys that this backend has no use for."""
-        request, engine = self.request, self.engine
-        parameters = sum(info.numel for info in self.backend.layout.parameters)
-        self.terminal.say(
-            f"{request.backend} stage {engine.config.stage}, {engine.precision}, {engine.world_size} rank(s) on "
-            f"{request.device.type}; {parameters:,} parameters; global batch of {engine.micro_batch} x "
-            f"{engine.world_size} ranks x {engine.accumulation} rows; output {request.output}"
-        )
-        for steps, rows in request.config.recipe.train.batch_stages:
-            self.terminal.say(f"  before that: {steps} steps of {rows} rows")
-        if self.corpus.is_blend:
-            self._say_blend()
-        if request.backend == "fsdp" and request.config.unused_hints():
-            self.terminal.say(f"  no counterpart in FSDP: {', '.join(request.config.unused_hints())}")
-
-    def _say_blend(self) -> None:
-        """The shares of the stores, and which of them validation leaves out."""
-        shares = zip(self.corpus.names, self.corpus.weights, strict=True)
-        parts = [f"{weight / sum(self.corpus.weights):.2%} from {name}" for name, weight in shares]
-        self.terminal.say(f"  rows: {', '.join(parts)}")
-        scored, _, _ = build.heldout_stores(self.corpus, self.request.config.recipe.data.objective)
-        for name in self.corpus.names:
-            if scored and name not in scored:
-                self.terminal.say(f"  warning: {name} has too little held-out text: validation leaves it out")
 
 
 def _progress_of(state: RunState) -> Progress:

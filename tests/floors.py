@@ -36,6 +36,7 @@ FLOORS = MappingProxyType(
         "pretrain.loop": 4,
         "pretrain.pace": 4,
         "pretrain.build": 5,
+        "pretrain.opening": 6,
         "pretrain.run": 6,
         "data_prep": 6,
         "launch": 6,
