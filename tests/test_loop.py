@@ -340,13 +340,13 @@ def test_without_patience_for_more_the_run_ends_saved() -> None:
 
 
 def test_an_improvement_must_be_large_enough_and_is_measured_from_the_last_one() -> None:
-    scripted, saved = Scripted(validations=[2.0, 1.95, 1.91, 1.89, 1.88, 1.87]), Saved()
-    length = RunLength(9, 9, patience=2)
+    scripted, saved = Scripted(validations=[2.0, 1.95, 1.91, 1.89, 1.88, 1.87, 1.86]), Saved()
+    length = RunLength(9, 9, patience=3)
     done = loop_of(
         scripted, saved, length=length, eval_every=1, looks_for_best=True, min_improvement=0.1
     ).run(Progress())
-    assert (done.steps, length.reached(done)) == (3, "eval.patience")
-    assert (done.validations.best_step, done.validations.best_loss) == (3, 1.91)
+    assert (done.steps, length.reached(done)) == (7, "eval.patience")
+    assert (done.validations.best_step, done.validations.best_loss) == (7, 1.86)
 
 
 def test_gradient_that_is_not_finite_ends_the_run_unsaved() -> None:

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from pretrain.checkpoint import Retention, Saver, find_checkpoint, load_checkpoint
+from pretrain.checkpoint.disk import naming, write_file
 from pretrain.errors import PretrainError
 from pretrain.optim import LambOptions, ShardedOptimizer
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
@@ -75,6 +76,13 @@ def test_room_is_looked_for_before_anything_is_written(
     blocks[4] = size
     saver.begin(state_at(10))
     saver.finish()
+
+
+def test_free_is_what_there_was_for_the_file(small_disk: Path) -> None:
+    path = small_disk / "file"
+    told = rf"{path}: No space left on device; {2 * MEGABYTE:,} bytes needed, {MEGABYTE:,} free"
+    with pytest.raises(PretrainError, match=told), naming(path, 2 * MEGABYTE):
+        write_file(path, [memoryview(bytes(2 * MEGABYTE))])
 
 
 NUMEL = 30_000

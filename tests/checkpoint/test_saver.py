@@ -72,6 +72,17 @@ def test_is_committed_by_the_steps_that_follow(tmp_path: Path, one_rank: None) -
     assert saver.report() == SaveReport(0.0, 0.0)
 
 
+def test_nothing_is_committed_before_all_have_finished(tmp_path: Path, one_rank: None) -> None:
+    saver = Saver(tmp_path, make_optimizer(*CUT), Retention(3), 0)
+    saver._sizes.append(100)  # as if there were a second rank
+    saver.begin(state_at(5))
+    while not saver.report().finished:
+        time.sleep(0.01)
+    saver.hear(1, 0)
+    assert saver.report() == SaveReport(1.0, 0.0)  # of its own file, as before
+    assert not (tmp_path / ".step-00000005.partial" / "manifest.json").exists()
+
+
 def test_the_next_save_waits_for_the_one_under_way(tmp_path: Path, one_rank: None) -> None:
     saver = Saver(tmp_path, make_optimizer(*CUT), Retention(3), 0)
     saver.begin(state_at(5))
