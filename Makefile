@@ -19,7 +19,7 @@ INSTALLED = $(VENV)/installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test test-full test-matrix check bench-data bench-optimizer environment clean
+.PHONY: help pretrain test test-full test-matrix check bench-data bench-optimizer bench-saving environment clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ bench-data: environment ## data_prep and batch making beside their peers; about 
 
 bench-optimizer: environment ## the optimizer step beside torch's fused AdamW, on the CPU; some minutes
 	python -m tests.benchmarks.optimizer --output tests/benchmarks/results/optimizer.json
+
+bench-saving: environment ## what a checkpoint costs a training, beside a plain torch.save; some minutes
+	python -m tests.benchmarks.saving --output tests/benchmarks/results/saving.json
 
 environment: $(INSTALLED) ## $(VENV) with everything in it
 

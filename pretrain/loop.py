@@ -1,13 +1,15 @@
 """The training loop: batches in, steps, records, validation, checkpoints. It never asks which backend it has."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import torch
 import torch.distributed as dist
 
+from pretrain import comm
 from pretrain.backends.base import Backend, LossWeights, StepResult
+from pretrain.checkpoint import RunState, Saver
 from pretrain.data.loader import Loader, Position, StepBatches
 from pretrain.errors import PretrainError, StoppedBySignal
 from pretrain.evaluate import Evaluator
@@ -36,6 +38,8 @@ class LoopOptions:
     list_graph_breaks: bool = False
     lr_scaling: ScalingRule = "none"  # of a step with fewer rows than
     global_batch: int = 1
+    looks_for_best: bool = False  # validation; its checkpoint is saved
+    min_improvement: float = 0.0  # of validation, in nats
 
     def is_due(self, every: int, step: int) -> bool:
         """Every so many steps."""
@@ -51,7 +55,8 @@ class Loop:
     backend: Backend
     schedule: Schedule
     evaluator: Evaluator | None
-    save: Callable[[Progress, Position], object]  # (what is done, first row of the next step)
+    saver: Saver
+    state_at: Callable[[Progress, Position], RunState]  # (what is done, first row of the next step)
     step_flops: Callable[[StepBatches], float]
     writer: MetricsWriter | None  # on rank 0
     terminal: Terminal
@@ -64,7 +69,8 @@ class Loop:
         Raises:
             StoppedBySignal: asked to stop by a signal or by `stop_at_step`; the state is saved.
             PretrainError: the gradient is not finite, nothing was updated by it, and no lower loss scale can help.
-                One that is an outlier by the optimizer's rule updates nothing either, and the run goes on.
+                One that is an outlier by the optimizer's rule updates nothing either, and the run goes on. Or a
+                checkpoint could not be written.
         """
         length, done, began = self.options.length, start, perf_counter() - start.seconds
         self.terminal.begin(start.steps, length.expected_steps(start))
@@ -76,7 +82,8 @@ class Loop:
             result = self.backend.step(lr := self._rate(done, batches.num_rows))
             totals, asked_to_stop, seconds = self._totals(sums, perf_counter() - began)
             skipped = done.skipped_tokens + (0 if result.skip is None else batches.num_tokens)
-            done = Progress(step, done.tokens + batches.num_tokens, seconds, skipped)
+            tokens = done.tokens + batches.num_tokens
+            done = replace(done, steps=step, tokens=tokens, seconds=seconds, skipped_tokens=skipped)
             record = self._record(step, batches, totals, lr, result, small, perf_counter() - started)
             last = length.reached(done) is not None
             self._report(record, batches.sample_names, step if last else length.expected_steps(done))
@@ -85,10 +92,13 @@ class Loop:
                     self.terminal.say(line)
             self._pass_over_or_raise(record, result)
             if not last and self.options.is_due(self.options.eval_every, step):
-                self._evaluate(step)
+                done = self._validated(done)
+                last = length.reached(done) is not None
             leaving = asked_to_stop or step == self.options.stop_at_step
-            if leaving or last or self.options.is_due(self.options.checkpoint_every, step):
-                self.save(done, batches.next_cursor)
+            if leaving or last or self._is_worth_saving(done):
+                self.saver.begin(self.state_at(done, batches.next_cursor))
+            if leaving or last:
+                self.saver.finish()
             if leaving and not last:
                 reason = self.stop.signal_name or ("a signal" if asked_to_stop else "train.stop_at_step")
                 raise StoppedBySignal(
@@ -115,12 +125,13 @@ class Loop:
 
     def _totals(self, sums: torch.Tensor, seconds: float) -> tuple[list[float], bool, float]:
         """Loss sums over all ranks, whether any rank was asked to stop, and the mean of their clocks, so that they
-        agree on when the time is over; in one all-reduce."""
-        own = sums.new_tensor([float(self.stop.signal_name is not None), seconds], dtype=torch.float64)
-        table = torch.cat([sums.double(), own])
+        agree on when the time is over; in one all-reduce, by which they also learn how far a save is."""
+        votes = [float(self.stop.signal_name is not None), seconds, *self.saver.report()]
+        table = torch.cat([sums.double(), sums.new_tensor(votes, dtype=torch.float64)])
         dist.all_reduce(table)
-        mlm_sum, nsp_sum, votes, all_seconds = table.tolist()
-        return [mlm_sum, nsp_sum], votes > 0, all_seconds / dist.get_world_size()
+        mlm_sum, nsp_sum, asked_to_stop, all_seconds, finished, failed = table.tolist()
+        self.saver.hear(finished, failed)
+        return [mlm_sum, nsp_sum], asked_to_stop > 0, all_seconds / dist.get_world_size()
 
     def _record(
         self,
@@ -165,12 +176,26 @@ class Loop:
             if sample_names:
                 self.writer.samples(record.step, sample_names)
 
-    def _evaluate(self, step: int) -> None:
-        if self.evaluator is not None:
-            record = self.evaluator.run(self.backend, step, shuffled=False)
-            self.terminal.evaluation(record)
-            if self.writer is not None:
-                self.writer.evaluation(record)
+    def _validated(self, done: Progress) -> Progress:
+        """`done`, with what a validation found where the best is looked for."""
+        if self.evaluator is None:
+            return done
+        record = self.evaluator.run(self.backend, done.steps, shuffled=False)
+        self.terminal.evaluation(record)
+        if self.writer is not None:
+            self.writer.evaluation(record)
+        if not self.options.looks_for_best:
+            return done
+        # Rank 0's, in every digit: ranks that judged differently would wait for each other for ever.
+        loss = comm.broadcast_object(record.mlm_loss)
+        return replace(
+            done, validations=done.validations.after(done.steps, loss, self.options.min_improvement)
+        )
+
+    def _is_worth_saving(self, done: Progress) -> bool:
+        """Whether a checkpoint is due, or this step has just validated best."""
+        is_best = self.options.looks_for_best and done.validations.best_step == done.steps
+        return is_best or self.options.is_due(self.options.checkpoint_every, done.steps)
 
     def _pass_over_or_raise(self, record: StepRecord, result: StepResult) -> None:
         """The run goes on after a skipped step until too many in a row were lost; never after what is not finite
@@ -179,6 +204,7 @@ class Loop:
             return
         reason, detail, in_row = result.skip
         if reason == "not finite":
+            self.saver.finish()  # what was good and is not yet on disk is what the run can go on from
             raise PretrainError(
                 f"The gradient norm of step {record.step} is {record.grad_norm} (loss {record.loss}, cursor "
                 f"{record.cursor}) and nothing was updated: lower optimizer.lr or lengthen schedule.warmup, and start "
@@ -187,6 +213,7 @@ class Loop:
         self.terminal.say(f"step {record.step} skipped ({reason}), cursor {record.cursor}: {detail}")
         if in_row < self.options.max_skipped_steps:
             return
+        self.saver.finish()
         where = (
             f"{in_row} steps in a row up to step {record.step} were skipped (loss {record.loss}, gradient norm "
             f"{record.grad_norm:.4g}, cursor {record.cursor})"

@@ -13,17 +13,18 @@ from typing import Any
 from pretrain import build, checkpoint, comm
 from pretrain.backends.base import Backend, EngineOptions
 from pretrain.build import Request
-from pretrain.checkpoint import RunState
+from pretrain.checkpoint import Retention, RunState, Saver
 from pretrain.comm import Placement
 from pretrain.data.corpus import Corpus
 from pretrain.data.loader import StepBatches
+from pretrain.ending import Ending
 from pretrain.errors import UsageError
-from pretrain.evaluate import Evaluator
 from pretrain.loop import Loop, LoopOptions
 from pretrain.metrics import MetricsWriter, Terminal
 from pretrain.model.flops import TrainingFlops
 from pretrain.noise import NoiseProbe
-from pretrain.optim import Progress, RunLength
+from pretrain.opening import say_what
+from pretrain.optim import Progress, RunLength, Validations
 from pretrain.pace import build_schedule, run_length
 from pretrain.run_folder import RunFolder
 from pretrain.signals import StopRequest
@@ -100,6 +101,19 @@ class Run:
         self.terminal.say(f"Continuing {path} after step {saved.step}, {how}.")
         for change in changes:
             self.terminal.say(f"  changed since: {change}")
+        return self._with_the_best_of_this_folder(saved)
+
+    def _with_the_best_of_this_folder(self, saved: RunState) -> RunState:
+        """`best` names what the state knows as the best, or, where that checkpoint is not here, nothing is known of
+        it: a run that goes on from an older step or another folder looks for its own."""
+        if saved.validations is None:
+            return saved
+        own, step = self.folder.checkpoints, saved.validations.best_step
+        is_here = step is not None and (own / checkpoint.step_name(step)).is_dir()
+        if not comm.broadcast_object(is_here):
+            return saved.model_copy(update={"validations": None})
+        if step is not None:
+            _on_first_rank(self.request.place, lambda: checkpoint.point_best(own, step))
         return saved
 
     def _begin_phase(self) -> None:
@@ -148,15 +162,25 @@ class Run:
         schedule, resolved_schedule = build_schedule(
             recipe, lambda: build.samples_per_step(self.corpus, recipe)
         )
+        if recipe.looks_for_best and evaluator is None:
+            raise UsageError(
+                "eval.patience and checkpoint.best go by validation, but the store's held-out split has too few "
+                "documents: leave them out."
+            )
+        retention = Retention(recipe.checkpoint.keep, recipe.checkpoint.keep_every, recipe.looks_for_best)
+        saver = Saver(self.folder.checkpoints, self.backend.optimizer, retention, self.request.place.rank)
         writer = self._open_writer(start.step, resolved_schedule)
-        self._say_what()
+        tokenizer = self.corpus.first.tokenizer_path
+        ending = Ending(self.folder, self.backend, evaluator, writer, self.terminal, tokenizer, retention)
+        say_what(self.terminal, self.request, self.engine, self.backend, self.corpus)
         loop = Loop(
             options=self._loop_options(),
             loader=loader,
             backend=self.backend,
             schedule=schedule,
             evaluator=evaluator,
-            save=lambda done, cursor: self.save(done, cursor.as_list()),
+            saver=saver,
+            state_at=lambda done, cursor: self._state_at(done, cursor.as_list()),
             step_flops=self._step_flops,
             writer=writer,
             terminal=self.terminal,
@@ -168,29 +192,25 @@ class Run:
                 done = loop.run(_progress_of(start))
             if self.has_ended(start):
                 # The checkpoint may be another folder's; the export reads this one's.
-                self.save(done, start.cursor)
-            self._finish(evaluator, writer, done)
+                saver.begin(self._state_at(done, start.cursor))
+                saver.finish()
+            ending.reach(done, self.length)
         finally:
             if writer is not None:
                 writer.close()
 
-    def save(self, done: Progress, cursor: list[int]) -> Path:
-        """A checkpoint of what is done; `cursor` is the first row of the next step. Collective."""
-        recipe, optimizer = self.request.config.recipe, self.backend.optimizer
+    def _state_at(self, done: Progress, cursor: list[int]) -> RunState:
+        """What a checkpoint says beside the weights; `cursor` is the first row of the next step."""
+        optimizer = self.backend.optimizer
         scale = self.backend.loss_scaler.state if self.engine.precision == "fp16" else None
         update: dict[str, Any] = {"step": done.steps, "tokens": done.tokens, "seconds": done.seconds}
         update |= {"cursor": cursor, "applied_steps": optimizer.applied_steps, "loss_scale": scale}
         update |= {"recent_norms": optimizer.recent_norms, "spikes_in_row": optimizer.spikes_in_row}
         update |= {"skipped_tokens": done.skipped_tokens, "earlier_steps": optimizer.earlier_steps}
         update |= {"noise": self.noise.scale.state}
-        state = self.initial.model_copy(update=update)
-        return checkpoint.save_checkpoint(
-            self.folder.checkpoints,
-            self.backend.optimizer,
-            state,
-            recipe.checkpoint.keep,
-            self.request.place.rank,
-        )
+        if self.request.config.recipe.looks_for_best:
+            update["validations"] = done.validations
+        return self.initial.model_copy(update=update)
 
     def _open_writer(self, finished_steps: int, schedule: dict[str, Any]) -> MetricsWriter | None:
         """On rank 0, config.json and the files of metrics."""
@@ -222,6 +242,8 @@ class Run:
             list_graph_breaks=recipe.log.graph_breaks,
             global_batch=recipe.train.global_batch,
             lr_scaling=recipe.optimizer.lr_scaling,
+            looks_for_best=recipe.looks_for_best,
+            min_improvement=recipe.eval.min_improvement,
             seed=recipe.seed,
             rank=place.rank,
             device=self.request.device,
@@ -233,54 +255,10 @@ class Run:
         mean_length = batches.num_tokens / batches.num_samples
         return self.flops.step(batches.num_tokens, batches.num_masked, mean_length, batches.num_pairs)
 
-    def _say_what(self) -> None:
-        """One line about what begins, and one about keys that this backend has no use for."""
-        request, engine = self.request, self.engine
-        parameters = sum(info.numel for info in self.backend.layout.parameters)
-        self.terminal.say(
-            f"{request.backend} stage {engine.config.stage}, {engine.precision}, {engine.world_size} rank(s) on "
-            f"{request.device.type}; {parameters:,} parameters; global batch of {engine.micro_batch} x "
-            f"{engine.world_size} ranks x {engine.accumulation} rows; output {request.output}"
-        )
-        for steps, rows in request.config.recipe.train.batch_stages:
-            self.terminal.say(f"  before that: {steps} steps of {rows} rows")
-        if self.corpus.is_blend:
-            self._say_blend()
-        if request.backend == "fsdp" and request.config.unused_hints():
-            self.terminal.say(f"  no counterpart in FSDP: {', '.join(request.config.unused_hints())}")
-
-    def _say_blend(self) -> None:
-        """The shares of the stores, and which of them validation leaves out."""
-        shares = zip(self.corpus.names, self.corpus.weights, strict=True)
-        parts = [f"{weight / sum(self.corpus.weights):.2%} from {name}" for name, weight in shares]
-        self.terminal.say(f"  rows: {', '.join(parts)}")
-        scored, _, _ = build.heldout_stores(self.corpus, self.request.config.recipe.data.objective)
-        for name in self.corpus.names:
-            if scored and name not in scored:
-                self.terminal.say(f"  warning: {name} has too little held-out text: validation leaves it out")
-
-    def _finish(self, evaluator: Evaluator | None, writer: MetricsWriter | None, done: Progress) -> None:
-        """The last validation, with the context shuffled too, and the model folder."""
-        self.terminal.end()
-        if evaluator is None:
-            self.terminal.say("No validation: the store's held-out split has too few documents.")
-        else:
-            record = evaluator.run(self.backend, done.steps, shuffled=True)
-            self.terminal.summary(record)
-            if writer is not None:
-                writer.evaluation(record)
-        newest = checkpoint.find_checkpoint(self.folder.checkpoints)
-        if writer is not None and newest is not None:
-            checkpoint.export_model(newest, self.corpus.first.tokenizer_path, self.folder.model)
-            self.folder.mark_finished(done.steps)
-            limit = self.length.reached(done)
-            self.terminal.say(
-                f"Done: {done.steps} steps, by {limit}. Hugging Face model: {self.folder.model}"
-            )
-
 
 def _progress_of(state: RunState) -> Progress:
-    return Progress(state.step, state.tokens, state.seconds, state.skipped_tokens)
+    validations = state.validations or Validations()
+    return Progress(state.step, state.tokens, state.seconds, state.skipped_tokens, validations)
 
 
 def _prepare(request: Request, folder: RunFolder, terminal: Terminal) -> Run:

@@ -22,7 +22,7 @@ from pretrain.checkpoint.manifest import (
     slice_key,
     vector_key,
 )
-from pretrain.checkpoint.save import local_tensors
+from pretrain.checkpoint.snapshot import local_tensors
 from pretrain.errors import DataError, UsageError
 from pretrain.optim import ShardedOptimizer
 from pretrain.sharding import ShardLayout

@@ -1,19 +1,19 @@
 """The manifest of a checkpoint: what was saved, which slices lie in which file, and each file's checksum."""
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from pretrain.errors import DataError, misfit
-from pretrain.optim import LossScaleState, NoiseState
+from pretrain.optim import LossScaleState, NoiseState, Validations
 
 FORMAT = "pretrain-checkpoint"
 VERSION = 1
 MANIFEST_NAME = "manifest.json"
 LATEST_NAME = "latest"
+BEST_NAME = "best"
 MASTER = "master"  # the kind of fp32 master weights; what other kinds there are, the optimizer says
 MAX_MANIFEST_BYTES = 256 << 20
 _HASH_CHUNK_BYTES = 1 << 22
@@ -72,6 +72,7 @@ class RunState(_Part):
     recent_norms: list[float] = []  # of the last updates' gradients, where a rule skips outliers among them
     spikes_in_row: int = 0  # such outliers since the last update
     noise: NoiseState | None = None  # averages of the gradient noise scale; None: saved before there were any
+    validations: Validations | None = None  # where the best one is looked for
     seed: int
     store_fingerprint: str  # of a blend: over all its stores and weights
     blend: list[SavedStore] = []  # empty: one store
@@ -145,15 +146,6 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(_HASH_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Forces a file or a folder's entries to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def vector_key(kind: str) -> str:

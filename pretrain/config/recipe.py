@@ -165,17 +165,25 @@ class ScheduleSection(Section):
 
 
 class Eval(Section):
-    """Validation on the held-out split every `every` steps (0: only at the end), on at most `rows` rows."""
+    """Validation on the held-out split every `every` steps (0: only at the end), on at most `rows` rows.
+
+    `patience` of them in a row without an improvement of the MLM loss by more than `min_improvement` end the run.
+    """
 
     every: Annotated[int, Field(ge=0)] = 0
     rows: PositiveInt = 512
+    patience: PositiveInt | None = None  # None: the run goes on to its end
+    min_improvement: Annotated[float, Field(ge=0)] = 0.0  # in nats
 
 
 class Checkpoint(Section):
-    """A checkpoint every `every` steps (0: only at the end); the last `keep` are kept."""
+    """A checkpoint every `every` steps (0: only at the end). The last `keep` stay, and for ever every `keep_every`-th
+    step's; with `best` one is saved at each validation that is the best so far, and stays until the next of these."""
 
     every: Annotated[int, Field(ge=0)] = 0
     keep: PositiveInt = 3
+    keep_every: Annotated[int, Field(ge=0)] = 0
+    best: bool = False
 
 
 class Log(Section):
@@ -202,6 +210,11 @@ class Recipe(Section):
     eval: Eval = Eval()
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()
+
+    @property
+    def looks_for_best(self) -> bool:
+        """Whether the checkpoint that validates best is kept; a run that ends by validation needs it."""
+        return self.checkpoint.best or self.eval.patience is not None
 
     @property
     def planned_steps(self) -> int:

@@ -1,7 +1,7 @@
 """A course of training steps by the framework itself: its engine, its optimizer, its loop."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -10,6 +10,7 @@ from deepspeed.accelerator import get_accelerator
 from pretrain import comm
 from pretrain.backends.base import Backend, EngineOptions
 from pretrain.build import build_backend, row_stream
+from pretrain.checkpoint import RunState, SaveReport
 from pretrain.comm import Placement
 from pretrain.config import EngineConfig, Recipe
 from pretrain.data.loader import Loader
@@ -103,11 +104,25 @@ class _Recorder:
         self.records.append(record)
 
 
+class _SavesNothing:
+    """Stands for the saver."""
+
+    def begin(self, state: Any) -> None: ...
+
+    def report(self) -> SaveReport:
+        return SaveReport(0.0, 0.0)
+
+    def hear(self, finished: float, failed: float) -> None: ...
+
+    def finish(self) -> None: ...
+
+
 def train_course(backend: Backend, store: TokenStore, cell: Cell, steps: int) -> Outcome:
     """The course by the framework's own loop; the weights are this rank's pieces, NaN elsewhere."""
     setting, rank = cell.setting(steps), dist.get_rank()
     stream = row_stream(store, "train", setting.sampling, SEED)
     recorder: Any = _Recorder()
+    saves_nothing: Any = _SavesNothing()
     options = LoopOptions(
         length=RunLength(steps, steps),
         stop_at_step=None,
@@ -125,7 +140,8 @@ def train_course(backend: Backend, store: TokenStore, cell: Cell, steps: int) ->
             backend,
             Schedule("linear", setting.peak_lr, steps, setting.warmup_steps),
             None,
-            lambda done, cursor: None,
+            saves_nothing,
+            lambda done, cursor: cast(RunState, None),
             lambda batches: 0.0,
             recorder,
             Terminal(False, 1),
