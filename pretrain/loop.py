@@ -1,12 +1,13 @@
 """The training loop: batches in, steps, records, validation, checkpoints. It never asks which backend it has."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import torch
 import torch.distributed as dist
 
+from pretrain import comm
 from pretrain.backends.base import Backend, LossWeights, StepResult
 from pretrain.data.loader import Loader, Position, StepBatches
 from pretrain.errors import PretrainError, StoppedBySignal
@@ -16,6 +17,7 @@ from pretrain.model.compilation import compilation_report
 from pretrain.optim import Progress, RunLength, ScalingRule, Schedule, scaled_lr
 from pretrain.rng import key
 from pretrain.signals import StopRequest
+from pretrain.watch import Activity
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Loop:
     writer: MetricsWriter | None  # on rank 0
     terminal: Terminal
     stop: StopRequest
+    activity: Activity = field(default_factory=Activity)
 
     def run(self, start: Progress) -> Progress:
         """Trains from `start` until a limit of the run is reached, saves, and says how far that is; collective.
@@ -65,12 +68,16 @@ class Loop:
                 One that is an outlier by the optimizer's rule updates nothing either, and the run goes on.
         """
         length, done, began = self.options.length, start, perf_counter() - start.seconds
+        self._make_up_for_validation(start)
         self.terminal.begin(start.steps, length.expected_steps(start))
         while length.reached(done) is None:
             started, step = perf_counter(), done.steps + 1
+            self.activity.now("waiting for data", step)
             batches = next(self.loader)
             sums = self._accumulate(batches, step)
+            self.activity.now("optimizer step")
             result = self.backend.step(lr := self._rate(done, batches.num_rows))
+            self.activity.now("adding up losses")
             totals, asked_to_stop, seconds = self._totals(sums, perf_counter() - began)
             skipped = done.skipped_tokens + (0 if result.skip is None else batches.num_tokens)
             done = Progress(step, done.tokens + batches.num_tokens, seconds, skipped)
@@ -82,9 +89,10 @@ class Loop:
                     self.terminal.say(line)
             self._pass_over_or_raise(record, result)
             if not last and self.options.is_due(self.options.eval_every, step):
-                self._evaluate(step)
+                asked_to_stop = not self.evaluate(step) or asked_to_stop
             leaving = asked_to_stop or step == self.options.stop_at_step
             if leaving or last or self.options.is_due(self.options.checkpoint_every, step):
+                self.activity.now("saving")
                 self.save(done, batches.next_cursor)
             if leaving and not last:
                 reason = self.stop.signal_name or ("a signal" if asked_to_stop else "train.stop_at_step")
@@ -105,6 +113,9 @@ class Loop:
         weights = LossWeights(1 / batches.num_masked, 1 / batches.num_pairs if batches.num_pairs else 0.0)
         sums = torch.zeros(2, device=self.options.device)
         for index, batch in enumerate(batches.micro_batches):
+            self.activity.now(
+                f"forward and backward of micro-batch {index + 1} of {len(batches.micro_batches)}"
+            )
             torch.manual_seed(key(self.options.seed, "dropout", step, index, self.options.rank))
             last = index == len(batches.micro_batches) - 1
             sums += self.backend.train_micro_batch(batch.to(self.options.device), weights, last=last)
@@ -160,12 +171,26 @@ class Loop:
             if sample_names:
                 self.writer.samples(record.step, sample_names)
 
-    def _evaluate(self, step: int) -> None:
+    def evaluate(self, step: int) -> bool:
+        """Validation after a step; false where a signal cut it short. It is made up for at the next start then."""
         if self.evaluator is not None:
-            record = self.evaluator.run(self.backend, step, shuffled=False)
+            try:
+                record = self.evaluator.run(self.backend, step, shuffled=False)
+            except StoppedBySignal:
+                return False
             self.terminal.evaluation(record)
             if self.writer is not None:
                 self.writer.evaluation(record)
+        return True
+
+    def _make_up_for_validation(self, start: Progress) -> None:
+        """The run may go on from a checkpoint whose validation a signal cut short."""
+        due = self.evaluator is not None and self.options.is_due(self.options.eval_every, start.steps)
+        if start.steps == 0 or not due or self.options.length.reached(start) is not None:
+            return
+        missing = self.writer is not None and not self.writer.has_evaluation(start.steps)
+        if comm.broadcast_object(missing) and not self.evaluate(start.steps):
+            raise StoppedBySignal("Stopped by a signal during validation; start again to go on.")
 
     def _pass_over_or_raise(self, record: StepRecord, result: StepResult) -> None:
         """The run goes on after a skipped step until too many in a row were lost; never after what is not finite

@@ -5,7 +5,6 @@
 3. the loop trains; the last validation and the Hugging Face folder follow.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from pretrain import build, checkpoint, comm
 from pretrain.backends.base import Backend, EngineOptions
 from pretrain.build import Request
 from pretrain.checkpoint import RunState
-from pretrain.comm import Placement
 from pretrain.data.corpus import Corpus
 from pretrain.data.loader import StepBatches
 from pretrain.errors import UsageError
@@ -26,6 +24,8 @@ from pretrain.optim import Progress, RunLength
 from pretrain.pace import build_schedule, run_length
 from pretrain.run_folder import RunFolder
 from pretrain.signals import StopRequest
+from pretrain.watch import Watch
+from pretrain.watch.activity import ENDING
 
 # Parts of a recipe that change when things are written or when the run ends, and no result. Of the stores it says where
 # they lie; that they and their shares are the same is checked by their fingerprints.
@@ -36,28 +36,35 @@ NOT_OF_THE_COURSE = (
     "eval.",
     "checkpoint.",
     "log.",
+    "watch.",
     "data.store",
     "data.blend",
 )
 
 
-def train(request: Request, stop: StopRequest) -> None:
+def train(request: Request, stop: StopRequest, watch: Watch | None = None) -> None:
     """Runs a training from start or checkpoint to its end; collective.
 
     Raises PretrainError with the exit code of the public contract; StoppedBySignal after saving.
     """
-    place = request.place
+    place, watch = request.place, watch or Watch(request.place, stop)
     folder = RunFolder(request.output)
     terminal = Terminal(place.is_first, request.config.recipe.log.every)
-    _on_first_rank(place, folder.create)
-    _on_first_rank(place, lambda: folder.lock(comm.batch_job()))
+    comm.on_first_rank(place, folder.create)
+    comm.on_first_rank(place, lambda: folder.lock(comm.batch_job()))
+    faults = watch.report_into(folder.path)
     try:
-        run = _prepare(request, folder, terminal)
+        if place.is_first:
+            watch.before_end(folder.unlock)
+            faults.clear()
+        watch.activity.now("building model and engine")
+        run = _prepare(request, folder, terminal, watch)
+        watch.activity.now("loading the checkpoint")
         start = run.resume()
         if run.has_ended(start) and start.step == folder.finished_steps():
             terminal.say(f"{folder.path} is finished: {start.step} steps, model in {folder.model}.")
             return
-        run.train(start, stop)
+        run.train(start)
     finally:
         terminal.end()
         if place.is_first:
@@ -76,6 +83,7 @@ class Run:
     backend: Backend
     flops: TrainingFlops
     initial: RunState
+    watch: Watch
 
     @property
     def length(self) -> RunLength:
@@ -146,16 +154,16 @@ class Run:
             return None if choice == "never" else Path(choice)
         checkpoint.CheckpointManifest.read(Path(choice))
         # Otherwise a run that is killed before its first save would come back to the steps it has left.
-        _on_first_rank(self.request.place, lambda: checkpoint.point_latest(own, Path(choice).name))
+        comm.on_first_rank(self.request.place, lambda: checkpoint.point_latest(own, Path(choice).name))
         return Path(choice)
 
-    def train(self, start: RunState, stop: StopRequest) -> None:
+    def train(self, start: RunState) -> None:
         """All remaining steps, the last validation and the export."""
         recipe = self.request.config.recipe
         sampling = build.sampling_options(recipe)
         # Both look at the corpus: what it cannot give is said before anything is written.
         loader = build.build_loader(self.request, self.corpus, sampling, self.engine, start)
-        evaluator = build.build_evaluator(self.request, self.corpus, sampling, self.engine)
+        evaluator = build.build_evaluator(self.request, self.corpus, sampling, self.engine, self.watch)
         schedule, resolved_schedule = build_schedule(
             recipe, lambda: build.samples_per_step(self.corpus, recipe)
         )
@@ -171,8 +179,10 @@ class Run:
             step_flops=self._step_flops,
             writer=writer,
             terminal=self.terminal,
-            stop=stop,
+            stop=self.watch.stop,
+            activity=self.watch.activity,
         )
+        self.watch.begin_training(start.step + 1, lambda: checkpoint.find_checkpoint(self.folder.checkpoints))
         try:
             with loader:
                 done = loop.run(_progress_of(start))
@@ -271,6 +281,7 @@ class Run:
     def _finish(self, evaluator: Evaluator | None, writer: MetricsWriter | None, done: Progress) -> None:
         """The last validation, with the context shuffled too, and the model folder."""
         self.terminal.end()
+        self.watch.activity.now("validating")
         if evaluator is None:
             self.terminal.say("No validation: the store's held-out split has too few documents.")
         else:
@@ -278,6 +289,7 @@ class Run:
             self.terminal.summary(record)
             if writer is not None:
                 writer.evaluation(record)
+        self.watch.activity.now(ENDING)
         newest = checkpoint.find_checkpoint(self.folder.checkpoints)
         if writer is not None and newest is not None:
             checkpoint.export_model(newest, self.corpus.first.tokenizer_path, self.folder.model)
@@ -292,7 +304,7 @@ def _progress_of(state: RunState) -> Progress:
     return Progress(state.step, state.tokens, state.seconds, state.skipped_tokens)
 
 
-def _prepare(request: Request, folder: RunFolder, terminal: Terminal) -> Run:
+def _prepare(request: Request, folder: RunFolder, terminal: Terminal, watch: Watch) -> Run:
     """Store, model and engine."""
     recipe = request.config.recipe
     engine = build.engine_options(request)
@@ -301,17 +313,4 @@ def _prepare(request: Request, folder: RunFolder, terminal: Terminal) -> Run:
     flops = model.flops
     initial = build.initial_state(request, engine, corpus, build.sampling_options(recipe), model)
     backend = build.build_backend(request.backend, model, recipe, engine)
-    return Run(request, folder, terminal, corpus, engine, backend, flops, initial)
-
-
-def _on_first_rank(place: Placement, action: Callable[[], Any]) -> None:
-    """Rank 0 acts; a user's mistake found there is raised on every rank."""
-    problem: str | None = None
-    if place.is_first:
-        try:
-            action()
-        except UsageError as error:
-            problem = str(error)
-    problem = comm.broadcast_object(problem)
-    if problem is not None:
-        raise UsageError(problem)
+    return Run(request, folder, terminal, corpus, engine, backend, flops, initial, watch)

@@ -25,6 +25,7 @@ FLOORS = MappingProxyType(
         "pretrain.run_folder": 0,
         "pretrain.sharding": 0,
         "pretrain.signals": 0,
+        "pretrain.watch": 0,
         "pretrain.data": 1,
         "pretrain.metrics": 1,
         "pretrain.model": 1,
