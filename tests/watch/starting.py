@@ -82,6 +82,12 @@ class World:
     def wait_for_words(self, words: str) -> None:
         self.wait_for(lambda: words in self.said, f"saying {words!r}")
 
+    def wait_for_ends(self, pids: Sequence[int], seconds: float = END_SECONDS) -> None:
+        deadline = time.monotonic() + seconds
+        while any(is_alive(pid) for pid in pids):
+            assert time.monotonic() < deadline, f"{pids} have not ended in {seconds} s"
+            time.sleep(_POLL_SECONDS)
+
     def pause(self, seconds: float) -> None:
         time.sleep(seconds)
 
