@@ -6,8 +6,10 @@ is a world of one. The process group is gloo on CPU and NCCL on CUDA.
 
 import os
 import shutil
+import socket
 import sysconfig
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from pretrain.errors import PretrainError, UsageError, error_of
+from pretrain.extensions import recover_locks
 
 GROUP_SECONDS = 1800.0
 _WATCH_SECONDS = 3.0  # that one question of the watchdog to the store may take
@@ -75,6 +78,12 @@ def prepare_environment(place: Placement) -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.local_world_size))
     # DeepSpeed's launcher sets it, and its shared-memory path then spins for ever if a peer dies at start-up.
     os.environ.pop("LOCAL_SIZE", None)
+    if "TORCH_EXTENSIONS_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = cache / "large-batch-bert" / "torch-extensions" / socket.gethostname()
+        os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
+        with suppress(OSError):  # who compiles nothing needs no such folder
+            recover_locks(folder)
 
 
 def device(place: Placement) -> torch.device:

@@ -239,3 +239,16 @@ def named_step(sentence: str) -> int:
     found = re.search(r"in step (\d+)", sentence)
     assert found is not None, sentence
     return int(found[1])
+
+
+def latest(run: Path) -> int:
+    return int((run / "checkpoints" / "latest").read_text().strip().removeprefix("step-"))
+
+
+def assert_saved_and_ended(running: World) -> None:
+    """One sentence, a checkpoint of the last step, no lock."""
+    (sentence,) = running.errors
+    step = latest(running.run)
+    assert f"after step {step}, saved" in sentence
+    assert running.steps == step
+    assert not (running.run / "run.lock").exists()
