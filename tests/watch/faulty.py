@@ -1,6 +1,7 @@
 """`launch/pretrain.py` with something wrong in it: `faulty.py ARGUMENTS...`, and `FAULT` in the environment.
 
-`FAULT` is JSON: {"where": ..., "rank": which one (absent: all), "call": the how many-th, "seconds": how long it sleeps}.
+`FAULT` is JSON: {"where": ..., "rank": which one (absent: all), "call": the how many-th (absent: every),
+"seconds": how long it sleeps}.
 """
 
 import json
@@ -9,6 +10,7 @@ import runpy
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +53,8 @@ def main() -> None:
     if fault and fault.get("rank", int(os.environ["RANK"])) == int(os.environ["RANK"]):
         owner, name = PLACES[fault["where"]]
         setattr(owner, name, sleeping(getattr(owner, name), fault))
-    build_demo = demo.build_demo_store
-    demo.build_demo_store = lambda output: build_demo(output, workers=1, num_bytes=DEMO_BYTES)
+    small = partial(demo.build_demo_store, workers=1, num_bytes=DEMO_BYTES)
+    setattr(demo, "build_demo_store", small)  # noqa: B010 - no function for mypy to compare
     runpy.run_path(str(LAUNCH), run_name="__main__")
 
 

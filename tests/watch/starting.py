@@ -1,10 +1,12 @@
 """Worlds of real processes as a user starts them, to do something to: by hand, by torchrun, by deepspeed."""
 
+import ctypes
 import json
 import multiprocessing
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,6 +32,16 @@ WATCH_SECONDS = 3.0
 STEPS = 100_000
 _PRELOADED = ("pretrain.run", "pretrain.backends.deepspeed", "pretrain.backends.fsdp", "tests.watch.starting")
 _POLL_SECONDS = 0.02
+CLONE_NEWNET, CLONE_NEWUTS = 0x40000000, 0x04000000  # sched.h
+
+
+@dataclass(frozen=True)
+class Host:
+    """Stands for a machine: a network name space with one interface."""
+
+    name: str
+    interface: str
+    address: str
 
 
 @dataclass
@@ -143,11 +155,11 @@ def world(
     backend: str = "fsdp",
     fault: Mapping[str, Any] | None = None,
     options: Sequence[str] = (),
-    cwd: Path | None = None,
+    hosts: Sequence[Host] = (),
 ) -> Iterator[World]:
     """A started run with its folder at `folder/run`; no process of it outlives the block.
 
-    `launcher`: "plain", "torchrun" or "deepspeed", with `options` of its own.
+    `launcher`: "plain", "torchrun" or "deepspeed", with `options` of its own. `hosts`: of plain ranks, one for each.
     """
     log = folder / "log"
     with suppress(FileNotFoundError):
@@ -161,13 +173,13 @@ def world(
     port = free_port()
     process, children = None, []
     if launcher == "plain":
-        children = [_forked(env, rank, ranks, port, typed, log, cwd or folder) for rank in range(ranks)]
+        children = [_forked(env, rank, ranks, port, typed, log, hosts) for rank in range(ranks)]
     else:
         count = {"deepspeed": "--num_gpus", "torchrun": "--nproc-per-node"}[launcher]
         command = [launcher, count, str(ranks), f"--master_port={port}", *options, str(FAULTY), *typed]
         with open(log, "ab") as output:
             process = subprocess.Popen(
-                command, env=env, cwd=cwd or folder, stdout=output, stderr=output, start_new_session=True
+                command, env=env, cwd=folder, stdout=output, stderr=output, start_new_session=True
             )
     started = World(folder / "run", log, port, process, children)
     ours: set[int] = set()
@@ -197,7 +209,13 @@ def _end_all(
 
 
 def _forked(
-    env: Mapping[str, str], rank: int, ranks: int, port: int, typed: Sequence[str], log: Path, cwd: Path
+    env: Mapping[str, str],
+    rank: int,
+    ranks: int,
+    port: int,
+    typed: Sequence[str],
+    log: Path,
+    hosts: Sequence[Host],
 ) -> BaseProcess:
     """A rank that is started by hand, forked where the libraries are imported, which takes longer than the test."""
     context = multiprocessing.get_context("forkserver")
@@ -205,27 +223,40 @@ def _forked(
     own = {
         **env,
         "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
+        "LOCAL_RANK": "0" if hosts else str(rank),
         "WORLD_SIZE": str(ranks),
-        "LOCAL_WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": "127.0.0.1",
+        "LOCAL_WORLD_SIZE": "1" if hosts else str(ranks),
+        "MASTER_ADDR": hosts[0].address if hosts else "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    process = context.Process(target=_be_rank, args=(own, list(typed), log, cwd))
+    if hosts:
+        own["GLOO_SOCKET_IFNAME"] = hosts[rank].interface
+    process = context.Process(target=_be_rank, args=(own, list(typed), log, hosts[rank] if hosts else None))
     process.start()
     return process
 
 
-def _be_rank(own: Mapping[str, str], typed: Sequence[str], log: Path, cwd: Path) -> None:
+def _be_rank(own: Mapping[str, str], typed: Sequence[str], log: Path, host: Host | None) -> None:
     os.setsid()
+    if host is not None:
+        _move_to(host)
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.environ.clear()
     os.environ.update(own)
-    os.chdir(cwd)
+    os.chdir(log.parent)
     sys.argv = [str(FAULTY), *typed]
     faulty.main()
+
+
+def _move_to(host: Host) -> None:
+    """This process sees the host's network, and its name."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open(f"/run/netns/{host.name}") as space:
+        assert libc.setns(space.fileno(), CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+    assert libc.unshare(CLONE_NEWUTS) == 0, os.strerror(ctypes.get_errno())
+    socket.sethostname(host.name)
 
 
 def named_rank(sentence: str) -> int:

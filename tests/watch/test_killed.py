@@ -40,7 +40,8 @@ def test_a_rank_killed_at_any_step_is_named_and_all_end_in_time(
 ) -> None:
     """Again and again in the same folder, so each start also goes on from what the kill before it left."""
     draws = random.Random(5)
-    shared_memory, killed, ports = unused_shared_memory(), set(), []
+    shared_memory, ports = unused_shared_memory(), []
+    killed: set[int] = set()
     for _ in range(KILLS_IN_FULL if in_full else KILLS):
         ranks = draws.choice([2, 3])
         rank = draws.randrange(ranks)

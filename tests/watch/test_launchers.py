@@ -1,4 +1,4 @@
-"""Signals to torchrun and to deepspeed, and ranks killed under them: whatever becomes of the launcher, all end in time."""
+"""Signals to torchrun and to deepspeed, and ranks killed under them: whatever becomes of a launcher, all end."""
 
 import os
 import signal
