@@ -229,6 +229,15 @@ def on_first_rank(place: Placement, action: Callable[[], object]) -> None:
         raise error_of(*problem)
 
 
+def flight_record() -> bytes | None:
+    """What NCCL has been asked and has not done, as JSON: torch keeps a record by default. None under gloo."""
+    if not dist.is_initialized() or dist.get_backend() != "nccl":
+        return None
+    c10d: Any = torch._C._distributed_c10d
+    record: bytes = c10d._dump_nccl_trace_json(includeCollectives=True, onlyActive=True)
+    return record
+
+
 def batch_job() -> str | None:
     """What identifies this batch job across its restarts, if a scheduler says so."""
     return os.environ.get("SLURM_JOB_ID")

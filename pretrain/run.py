@@ -26,6 +26,7 @@ from pretrain.run_folder import RunFolder
 from pretrain.signals import StopRequest
 from pretrain.watch import Watch
 from pretrain.watch.activity import ENDING
+from pretrain.watch.ending import FaultFolder
 
 # Parts of a recipe that change when things are written or when the run ends, and no result. Of the stores it says where
 # they lie; that they and their shares are the same is checked by their fingerprints.
@@ -51,12 +52,11 @@ def train(request: Request, stop: StopRequest, watch: Watch | None = None) -> No
     folder = RunFolder(request.output)
     terminal = Terminal(place.is_first, request.config.recipe.log.every)
     comm.on_first_rank(place, folder.create)
-    comm.on_first_rank(place, lambda: folder.lock(comm.batch_job()))
-    faults = watch.report_into(folder.path)
+    comm.on_first_rank(place, lambda: _take(folder))
+    watch.report_into(folder.path)
     try:
         if place.is_first:
             watch.before_end(folder.unlock)
-            faults.clear()
         watch.activity.now("building model and engine")
         run = _prepare(request, folder, terminal, watch)
         watch.activity.now("loading the checkpoint")
@@ -302,6 +302,12 @@ class Run:
 
 def _progress_of(state: RunState) -> Progress:
     return Progress(state.step, state.tokens, state.seconds, state.skipped_tokens)
+
+
+def _take(folder: RunFolder) -> None:
+    """The folder is this run's; what lies there of a fault was another start's."""
+    folder.lock(comm.batch_job())
+    FaultFolder(folder.path).clear()
 
 
 def _prepare(request: Request, folder: RunFolder, terminal: Terminal, watch: Watch) -> Run:

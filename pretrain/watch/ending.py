@@ -61,6 +61,11 @@ class FaultFolder:
     def stacks_path(self, rank: int) -> Path:
         return self._stacks / f"rank-{rank:05d}.txt"
 
+    def write_flight_record(self, rank: int, record: bytes | None) -> None:
+        """What NCCL has not done yet, if it is in use."""
+        if record is not None:
+            self.stacks_path(rank).with_suffix(".nccl.json").write_bytes(record)
+
     def write_stacks(self, rank: int, head: str) -> None:
         """Where every thread of this process is."""
         self._stacks.mkdir(exist_ok=True)

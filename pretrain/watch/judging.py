@@ -57,7 +57,7 @@ def judge(peers: Sequence[Peer], *, in_contact: bool, silent_after: float) -> Ve
         behind = [peer for peer in peers if peer.beat is not None and peer.beat.doing.turn == min(turns)]
         return Verdict("behind", behind)
     busy = [peer for peer in peers if peer.beat is not None and not peer.beat.exchanging]
-    if len(busy) < len(peers) or len(peers) == 1:
+    if 0 < len(busy) < len(peers) or len(peers) == 1:
         return Verdict("busy", busy)
     return Verdict("unknown", [])
 
@@ -86,7 +86,7 @@ def sentence(verdict: Verdict, own: Beat, seconds: float, stacks: str | None) ->
         "stopped": f"is stopped {when} and was ended; the others have waited for {waited}{_last_seen(first, own)}",
         "silent": f"gives no sign of life {when}; the others have waited for {waited}{_last_seen(first, own)}",
         "unreachable": f"cannot be reached {when}: its machine or the link to it is down{_last_seen(first, own)}",
-        "missing": f"has not joined the others, who have waited for {waited}",
+        "missing": f"has not joined the others, who have waited for {waited} {when}",
         "behind": f"holds up the others {when}, for {waited}{_last_seen(first, own)}{threads}",
         "busy": f"has done nothing new {when} for {waited}{_last_seen(first, own)}{threads}",
     }[verdict.kind]

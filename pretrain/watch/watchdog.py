@@ -22,7 +22,7 @@ from select import POLLERR, poll
 from time import monotonic, sleep
 from typing import NoReturn
 
-from pretrain.comm import Placement
+from pretrain.comm import Placement, flight_record
 from pretrain.errors import PretrainError, StoppedBySignal
 from pretrain.signals import StopRequest
 from pretrain.watch import ending, processes
@@ -96,10 +96,9 @@ class Watch:
             )
         self._joined.set()
 
-    def report_into(self, run: Path) -> FaultFolder:
+    def report_into(self, run: Path) -> None:
         """From now on faults are described in this run folder."""
         self._folder = FaultFolder(run)
-        return self._folder
 
     def before_end(self, action: Callable[[], None]) -> None:
         """Done before the watchdog ends the process, if it takes no more than a few seconds."""
@@ -292,7 +291,9 @@ class Watch:
         if held == end and is_ours:
             ending.say(f"{first_words}\nerror: {end.sentence}{f' {START_AGAIN}' * end.is_fault}".lstrip())
         if folder is not None and held.is_fault:
-            ending.within(ending.DISK_SECONDS, lambda: folder.write_stacks(self._place.rank, held.sentence))
+            rank = self._place.rank
+            ending.within(ending.DISK_SECONDS, lambda: folder.write_stacks(rank, held.sentence))
+            ending.within(ending.DISK_SECONDS, lambda: folder.write_flight_record(rank, flight_record()))
         for action in self._before_end:
             ending.within(ending.DISK_SECONDS, action)
         self._linger()
