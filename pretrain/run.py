@@ -52,7 +52,8 @@ def train(request: Request, stop: StopRequest, watch: Watch | None = None) -> No
     folder = RunFolder(request.output)
     terminal = Terminal(place.is_first, request.config.recipe.log.every)
     comm.on_first_rank(place, folder.create)
-    comm.on_first_rank(place, lambda: _take(folder))
+    comm.on_first_rank(place, lambda: folder.lock(comm.batch_job()))
+    comm.on_first_rank(place, FaultFolder(folder.path).clear)  # another start's
     watch.report_into(folder.path)
     try:
         if place.is_first:
@@ -302,12 +303,6 @@ class Run:
 
 def _progress_of(state: RunState) -> Progress:
     return Progress(state.step, state.tokens, state.seconds, state.skipped_tokens)
-
-
-def _take(folder: RunFolder) -> None:
-    """The folder is this run's; what lies there of a fault was another start's."""
-    folder.lock(comm.batch_job())
-    FaultFolder(folder.path).clear()
 
 
 def _prepare(request: Request, folder: RunFolder, terminal: Terminal, watch: Watch) -> Run:

@@ -30,7 +30,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "validating": (Evaluator, "_agree_to_go_on"),
     "building": (build, "build_encoder"),
 }
-DEMO_BYTES = 300_000
+DEMO_BYTES = 3_000_000  # some seconds of building
 
 
 def sleeping(function: Callable[..., Any], fault: dict[str, Any]) -> Callable[..., Any]:

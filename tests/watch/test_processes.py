@@ -27,7 +27,7 @@ def test_alive_stopped_killed_and_gone() -> None:
     with subprocess.Popen(SLEEP) as child:
         seen = process(child.pid)
         assert seen is not None
-        assert not seen.is_dead
+        wait_for(lambda: not seen.is_dead)
         child.send_signal(signal.SIGSTOP)
         wait_for(lambda: seen.state == "T")
         another = ProcessId(seen.pid, seen.started - 1)  # of the same number

@@ -51,6 +51,7 @@ def test_while_the_demo_store_is_built(
     with world(tmp_path, demo, 2) as running:
         running.wait_for(lambda: list(tmp_path.glob("runs/*demo-store*")), "building")
         builders = [each.pid for each in psutil.Process(running.pids()[0]).children(recursive=True)]
+        assert builders
         assert in_start_up(running, lambda pids: os.kill(pids[rank], signal.SIGTERM)) == [75] * 2
         running.wait_for_ends(builders)
         assert not (store / "manifest.json").exists()
