@@ -38,6 +38,7 @@ from pretrain.optim import (
     ShardedOptimizer,
     SpikeRule,
 )
+from pretrain.watch import Watch
 
 MEASURED_ROWS = 4096  # of which the samples are counted, at most
 
@@ -171,7 +172,7 @@ def build_loader(
 
 
 def build_evaluator(
-    request: Request, corpus: Corpus, sampling: SamplingOptions, engine: EngineOptions
+    request: Request, corpus: Corpus, sampling: SamplingOptions, engine: EngineOptions, watch: Watch
 ) -> Evaluator | None:
     """Validation on the held-out splits; None where no store has enough of it. The rows are shared out by the
     weights of the stores, and each of them gives one at least."""
@@ -194,7 +195,14 @@ def build_evaluator(
             )
         )
     return Evaluator(
-        tuple(parts), engine.micro_batch, place.rank, place.world_size, request.device, recipe.seed
+        parts=tuple(parts),
+        micro_batch=engine.micro_batch,
+        rank=place.rank,
+        world_size=place.world_size,
+        device=request.device,
+        seed=recipe.seed,
+        stop=watch.stop,
+        activity=watch.activity,
     )
 
 

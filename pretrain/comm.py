@@ -6,8 +6,10 @@ is a world of one. The process group is gloo on CPU and NCCL on CUDA.
 
 import os
 import shutil
+import socket
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,9 +18,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pretrain.errors import UsageError
+from pretrain.errors import PretrainError, UsageError, error_of
+from pretrain.extensions import recover_locks
 
-GROUP_TIMEOUT = timedelta(minutes=30)
+GROUP_SECONDS = 1800.0
+_WATCH_SECONDS = 3.0  # that one question of the watchdog to the store may take
 # NVIDIA's data sheets, without sparsity.
 _BF16_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
 
@@ -74,6 +78,12 @@ def prepare_environment(place: Placement) -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.local_world_size))
     # DeepSpeed's launcher sets it, and its shared-memory path then spins for ever if a peer dies at start-up.
     os.environ.pop("LOCAL_SIZE", None)
+    if "TORCH_EXTENSIONS_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = cache / "large-batch-bert" / "torch-extensions" / socket.gethostname()
+        os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
+        with suppress(OSError):  # who compiles nothing needs no such folder
+            recover_locks(folder)
 
 
 def device(place: Placement) -> torch.device:
@@ -128,13 +138,36 @@ def peak_flops(on: torch.device) -> float | None:
     return next((peak for part, peak in _BF16_PEAKS.items() if part in name), None)
 
 
-def start(place: Placement, on: torch.device) -> None:
-    """Joins the process group; a world of one needs no address and no port."""
-    backend = "nccl" if on.type == "cuda" else "gloo"
-    if place.world_size == 1:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    else:
-        dist.init_process_group(backend, timeout=GROUP_TIMEOUT)
+def open_store(place: Placement, seconds: float = GROUP_SECONDS) -> dist.Store:
+    """Where the processes meet: kept by torchrun, else by rank 0. A world of one needs no address and no port.
+
+    Raises UsageError where the launcher does not say the address.
+    """
+    return dist.HashStore() if place.world_size == 1 else _tcp_store(place, seconds, may_keep=True)
+
+
+def watch_store(place: Placement) -> dist.Store:
+    """A client of the same store that no collective shares, with a short timeout."""
+    return dist.PrefixStore("watch", _tcp_store(place, _WATCH_SECONDS, may_keep=False))
+
+
+def start(
+    place: Placement, on: torch.device, store: dist.Store | None = None, seconds: float = GROUP_SECONDS
+) -> None:
+    """Joins the process group; an exchange that takes longer than `seconds` fails."""
+    dist.init_process_group(
+        "nccl" if on.type == "cuda" else "gloo",
+        store=dist.PrefixStore("group", store or open_store(place, seconds)),
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=timedelta(seconds=seconds),
+    )
+
+
+def meet() -> None:
+    """Waits until everybody has come this far."""
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def stop() -> None:
@@ -142,6 +175,28 @@ def stop() -> None:
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def _tcp_store(place: Placement, seconds: float, may_keep: bool) -> dist.Store:
+    """Nobody waits in it for the others to join, so that the watchdog can."""
+    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
+    if not address or not port.isdigit():
+        raise UsageError(
+            f"Environment says WORLD_SIZE={place.world_size}, but MASTER_ADDR is {address!r} and MASTER_PORT {port!r}: "
+            "start with torchrun or deepspeed, or set both."
+        )
+    kept_by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
+    store = dist.TCPStore(
+        address,
+        int(port),
+        place.world_size,
+        is_master=may_keep and place.is_first and not kept_by_launcher,
+        timeout=timedelta(seconds=seconds),
+        wait_for_workers=False,
+        multi_tenant=True,
+    )
+    # torchrun may start the ranks again with the store it has.
+    return dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def all_gather_objects(value: Any) -> list[Any]:
@@ -159,6 +214,28 @@ def broadcast_object(value: Any) -> Any:
     if dist.get_world_size() > 1:
         dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def on_first_rank(place: Placement, action: Callable[[], object]) -> None:
+    """Rank 0 acts while the others wait; an error for the user that it meets is raised on every rank."""
+    problem: tuple[int, str] | None = None
+    if place.is_first:
+        try:
+            action()
+        except PretrainError as error:
+            problem = error.exit_code, str(error)
+    problem = broadcast_object(problem)
+    if problem is not None:
+        raise error_of(*problem)
+
+
+def flight_record() -> bytes | None:
+    """What NCCL has been asked and has not done, as JSON: torch keeps a record by default. None under gloo."""
+    if not dist.is_initialized() or dist.get_backend() != "nccl":
+        return None
+    c10d: Any = torch._C._distributed_c10d
+    record: bytes = c10d._dump_nccl_trace_json(includeCollectives=True, onlyActive=True)
+    return record
 
 
 def batch_job() -> str | None:

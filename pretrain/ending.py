@@ -10,6 +10,8 @@ from pretrain.evaluate import Evaluator
 from pretrain.metrics import MetricsWriter, Terminal
 from pretrain.optim import Progress, RunLength
 from pretrain.run_folder import RunFolder
+from pretrain.watch import Activity
+from pretrain.watch.activity import ENDING
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,14 @@ class Ending:
     terminal: Terminal
     tokenizer: Path
     retention: Retention
+    activity: Activity
 
     def reach(self, done: Progress, length: RunLength) -> None:
         """Validates, with the context shuffled too, and exports; collective. The last checkpoint is committed."""
         self.terminal.end()
+        self.activity.now("validating")
         self._validate(done)
+        self.activity.now(ENDING)
         if self.writer is None:
             return
         newest, model = checkpoint.find_checkpoint(self.folder.checkpoints), "model"

@@ -1,7 +1,7 @@
 """The training loop: batches in, steps, records, validation, checkpoints. It never asks which backend it has."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import torch
@@ -19,6 +19,7 @@ from pretrain.noise import NoiseProbe, SmallBatch
 from pretrain.optim import Progress, RunLength, ScalingRule, Schedule, scaled_lr
 from pretrain.rng import key
 from pretrain.signals import StopRequest
+from pretrain.watch import Activity
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Loop:
     terminal: Terminal
     stop: StopRequest
     noise: NoiseProbe | None = None
+    activity: Activity = field(default_factory=Activity)
 
     def run(self, start: Progress) -> Progress:
         """Trains from `start` until a limit of the run is reached, saves, and says how far that is; collective.
@@ -76,10 +78,13 @@ class Loop:
         self.terminal.begin(start.steps, length.expected_steps(start))
         while length.reached(done) is None:
             started, step = perf_counter(), done.steps + 1
+            self.activity.now("waiting for data", step)
             batches = next(self.loader)
-            small = None if self.noise is None else self.noise.measure(self.backend, batches, step)
+            small = self._measured_noise(batches, step)
             sums = self._accumulate(batches, step)
+            self.activity.now("optimizer step")
             result = self.backend.step(lr := self._rate(done, batches.num_rows))
+            self.activity.now("adding up losses")
             totals, asked_to_stop, seconds = self._totals(sums, perf_counter() - began)
             skipped = done.skipped_tokens + (0 if result.skip is None else batches.num_tokens)
             tokens = done.tokens + batches.num_tokens
@@ -92,10 +97,12 @@ class Loop:
                     self.terminal.say(line)
             self._pass_over_or_raise(record, result)
             if not last and self.options.is_due(self.options.eval_every, step):
-                done = self._validated(done)
+                validated = self._validated(done)
+                asked_to_stop, done = asked_to_stop or validated is None, validated or done
                 last = length.reached(done) is not None
             leaving = asked_to_stop or step == self.options.stop_at_step
             if leaving or last or self._is_worth_saving(done):
+                self.activity.now("saving")
                 self.saver.begin(self.state_at(done, batches.next_cursor))
             if leaving or last:
                 self.saver.finish()
@@ -113,11 +120,20 @@ class Loop:
         lr, options = self.schedule(applied.steps, self.options.length.share(applied)), self.options
         return scaled_lr(lr, options.lr_scaling, num_rows, options.global_batch)
 
+    def _measured_noise(self, batches: StepBatches, step: int) -> SmallBatch | None:
+        if self.noise is None:
+            return None
+        self.activity.now("measuring the noise scale")
+        return self.noise.measure(self.backend, batches, step)
+
     def _accumulate(self, batches: StepBatches, step: int) -> torch.Tensor:
         """Forward and backward of all micro-batches; this rank's loss sums, [2]."""
         weights = LossWeights.of_means(batches.num_masked, batches.num_pairs)
         sums = torch.zeros(2, device=self.options.device)
         for index, batch in enumerate(batches.micro_batches):
+            self.activity.now(
+                f"forward and backward of micro-batch {index + 1} of {len(batches.micro_batches)}"
+            )
             torch.manual_seed(key(self.options.seed, "dropout", step, index, self.options.rank))
             last = index == len(batches.micro_batches) - 1
             sums += self.backend.train_micro_batch(batch.to(self.options.device), weights, last=last)
@@ -176,11 +192,31 @@ class Loop:
             if sample_names:
                 self.writer.samples(record.step, sample_names)
 
-    def _validated(self, done: Progress) -> Progress:
-        """`done`, with what a validation found where the best is looked for."""
+    def made_up_for_validation(self, start: Progress) -> Progress:
+        """`start`, with the validation that was due there and that a signal cut short, if so; collective.
+
+        Raises StoppedBySignal where one cuts it short again.
+        """
+        due = self.evaluator is not None and self.options.is_due(self.options.eval_every, start.steps)
+        if start.steps == 0 or not due or self.options.length.reached(start) is not None:
+            return start
+        missing = self.writer is not None and not self.writer.has_evaluation(start.steps)
+        if not comm.broadcast_object(missing):
+            return start
+        validated = self._validated(start)
+        if validated is None:
+            raise StoppedBySignal("Stopped by a signal during validation; start again to go on.")
+        return validated
+
+    def _validated(self, done: Progress) -> Progress | None:
+        """`done`, with what a validation found where the best is looked for; None where a signal cut it short: it is
+        made up for at the next start then."""
         if self.evaluator is None:
             return done
-        record = self.evaluator.run(self.backend, done.steps, shuffled=False)
+        try:
+            record = self.evaluator.run(self.backend, done.steps, shuffled=False)
+        except StoppedBySignal:
+            return None
         self.terminal.evaluation(record)
         if self.writer is not None:
             self.writer.evaluation(record)

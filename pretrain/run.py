@@ -5,7 +5,6 @@
 3. the loop trains; the last validation and the Hugging Face folder follow.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from pretrain import build, checkpoint, comm
 from pretrain.backends.base import Backend, EngineOptions
 from pretrain.build import Request
 from pretrain.checkpoint import Retention, RunState, Saver
-from pretrain.comm import Placement
 from pretrain.data.corpus import Corpus
 from pretrain.data.loader import StepBatches
 from pretrain.ending import Ending
@@ -28,25 +26,33 @@ from pretrain.optim import Progress, RunLength, Validations
 from pretrain.pace import build_schedule, run_length
 from pretrain.run_folder import RunFolder
 from pretrain.signals import StopRequest
+from pretrain.watch import Watch
+from pretrain.watch.ending import FaultFolder
 
 
-def train(request: Request, stop: StopRequest) -> None:
+def train(request: Request, stop: StopRequest, watch: Watch | None = None) -> None:
     """Runs a training from start or checkpoint to its end; collective.
 
     Raises PretrainError with the exit code of the public contract; StoppedBySignal after saving.
     """
-    place = request.place
+    place, watch = request.place, watch or Watch(request.place, stop)
     folder = RunFolder(request.output)
     terminal = Terminal(place.is_first, request.config.recipe.log.every)
-    _on_first_rank(place, folder.create)
-    _on_first_rank(place, lambda: folder.lock(comm.batch_job()))
+    comm.on_first_rank(place, folder.create)
+    comm.on_first_rank(place, lambda: folder.lock(comm.batch_job()))
+    comm.on_first_rank(place, FaultFolder(folder.path).clear)  # another start's
+    watch.report_into(folder.path)
     try:
-        run = _prepare(request, folder, terminal)
+        if place.is_first:
+            watch.before_end(folder.unlock)
+        watch.activity.now("building model and engine")
+        run = _prepare(request, folder, terminal, watch)
+        watch.activity.now("loading the checkpoint")
         start = run.resume()
         if run.has_ended(start) and start.step == folder.finished_steps():
             terminal.say(f"{folder.path} is finished: {start.step} steps, model in {folder.model}.")
             return
-        run.train(start, stop)
+        run.train(start)
     finally:
         terminal.end()
         if place.is_first:
@@ -66,6 +72,7 @@ class Run:
     flops: TrainingFlops
     initial: RunState
     noise: NoiseProbe
+    watch: Watch
 
     @property
     def length(self) -> RunLength:
@@ -113,7 +120,7 @@ class Run:
         if not comm.broadcast_object(is_here):
             return saved.model_copy(update={"validations": None})
         if step is not None:
-            _on_first_rank(self.request.place, lambda: checkpoint.point_best(own, step))
+            comm.on_first_rank(self.request.place, lambda: checkpoint.point_best(own, step))
         return saved
 
     def _begin_phase(self) -> None:
@@ -149,16 +156,16 @@ class Run:
             return None if choice == "never" else Path(choice)
         checkpoint.CheckpointManifest.read(Path(choice))
         # Otherwise a run that is killed before its first save would come back to the steps it has left.
-        _on_first_rank(self.request.place, lambda: checkpoint.point_latest(own, Path(choice).name))
+        comm.on_first_rank(self.request.place, lambda: checkpoint.point_latest(own, Path(choice).name))
         return Path(choice)
 
-    def train(self, start: RunState, stop: StopRequest) -> None:
+    def train(self, start: RunState) -> None:
         """All remaining steps, the last validation and the export."""
         recipe = self.request.config.recipe
         sampling = build.sampling_options(recipe)
         # Both look at the corpus: what it cannot give is said before anything is written.
         loader = build.build_loader(self.request, self.corpus, sampling, self.engine, start)
-        evaluator = build.build_evaluator(self.request, self.corpus, sampling, self.engine)
+        evaluator = build.build_evaluator(self.request, self.corpus, sampling, self.engine, self.watch)
         schedule, resolved_schedule = build_schedule(
             recipe, lambda: build.samples_per_step(self.corpus, recipe)
         )
@@ -168,10 +175,25 @@ class Run:
                 "documents: leave them out."
             )
         retention = Retention(recipe.checkpoint.keep, recipe.checkpoint.keep_every, recipe.looks_for_best)
-        saver = Saver(self.folder.checkpoints, self.backend.optimizer, retention, self.request.place.rank)
+        saver = Saver(
+            self.folder.checkpoints,
+            self.backend.optimizer,
+            retention,
+            self.request.place.rank,
+            self.watch.activity,
+        )
         writer = self._open_writer(start.step, resolved_schedule)
         tokenizer = self.corpus.first.tokenizer_path
-        ending = Ending(self.folder, self.backend, evaluator, writer, self.terminal, tokenizer, retention)
+        ending = Ending(
+            self.folder,
+            self.backend,
+            evaluator,
+            writer,
+            self.terminal,
+            tokenizer,
+            retention,
+            self.watch.activity,
+        )
         say_what(self.terminal, self.request, self.engine, self.backend, self.corpus)
         loop = Loop(
             options=self._loop_options(),
@@ -184,16 +206,19 @@ class Run:
             step_flops=self._step_flops,
             writer=writer,
             terminal=self.terminal,
-            stop=stop,
+            stop=self.watch.stop,
             noise=self.noise,
+            activity=self.watch.activity,
         )
+        self.watch.begin_training(start.step + 1, lambda: checkpoint.find_checkpoint(self.folder.checkpoints))
         try:
             with loader:
-                done = loop.run(_progress_of(start))
-            if self.has_ended(start):
-                # The checkpoint may be another folder's; the export reads this one's.
-                saver.begin(self._state_at(done, start.cursor))
-                saver.finish()
+                begun = loop.made_up_for_validation(_progress_of(start))
+                if begun != _progress_of(start) or self.length.reached(begun) is not None:
+                    # The checkpoint may be another folder's too; the export reads this one's.
+                    saver.begin(self._state_at(begun, start.cursor))
+                    saver.finish()
+                done = loop.run(begun)
             ending.reach(done, self.length)
         finally:
             if writer is not None:
@@ -261,7 +286,7 @@ def _progress_of(state: RunState) -> Progress:
     return Progress(state.step, state.tokens, state.seconds, state.skipped_tokens, validations)
 
 
-def _prepare(request: Request, folder: RunFolder, terminal: Terminal) -> Run:
+def _prepare(request: Request, folder: RunFolder, terminal: Terminal, watch: Watch) -> Run:
     """Store, model and engine."""
     recipe = request.config.recipe
     engine = build.engine_options(request)
@@ -270,17 +295,5 @@ def _prepare(request: Request, folder: RunFolder, terminal: Terminal) -> Run:
     flops = model.flops
     initial = build.initial_state(request, engine, corpus, build.sampling_options(recipe), model)
     backend = build.build_backend(request.backend, model, recipe, engine)
-    return Run(request, folder, terminal, corpus, engine, backend, flops, initial, build.noise_probe(request))
-
-
-def _on_first_rank(place: Placement, action: Callable[[], Any]) -> None:
-    """Rank 0 acts; a user's mistake found there is raised on every rank."""
-    problem: str | None = None
-    if place.is_first:
-        try:
-            action()
-        except UsageError as error:
-            problem = str(error)
-    problem = comm.broadcast_object(problem)
-    if problem is not None:
-        raise UsageError(problem)
+    noise = build.noise_probe(request)
+    return Run(request, folder, terminal, corpus, engine, backend, flops, initial, noise, watch)

@@ -18,6 +18,7 @@ NOT_OF_THE_COURSE = (
     "eval.",
     "checkpoint.",
     "log.",
+    "watch.",
     "data.store",
     "data.blend",
 )

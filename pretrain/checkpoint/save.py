@@ -27,6 +27,7 @@ from pretrain.checkpoint.retention import Retention
 from pretrain.checkpoint.snapshot import Snapshot
 from pretrain.errors import PretrainError
 from pretrain.optim import ShardedOptimizer
+from pretrain.watch import Activity
 
 
 class _GivenUp(Exception):
@@ -54,12 +55,18 @@ class Saver:
     """Writes the checkpoints of a run. All methods but `report` are for all ranks alike, at the same steps."""
 
     def __init__(
-        self, checkpoints: Path, optimizer: ShardedOptimizer, retention: Retention, rank: int
+        self,
+        checkpoints: Path,
+        optimizer: ShardedOptimizer,
+        retention: Retention,
+        rank: int,
+        activity: Activity | None = None,
     ) -> None:
         self._checkpoints = checkpoints
         self._optimizer = optimizer
         self._retention = retention
         self._rank = rank
+        self._activity = activity or Activity()
         self._snapshot = Snapshot(optimizer, rank == 0) if optimizer.layout.replica == 0 else None
         # Of every rank's file; None where it writes none.
         self._sizes = comm.all_gather_objects(None if self._snapshot is None else self._snapshot.num_bytes)
@@ -152,6 +159,7 @@ class Saver:
         for part in snapshot.parts():
             if self._given_up.is_set():
                 raise _GivenUp
+            self._activity.advance()
             yield part
 
     def _give_up(self, save: _UnderWay) -> None:

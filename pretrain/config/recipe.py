@@ -197,6 +197,14 @@ class Log(Section):
     noise_every: Annotated[int, Field(ge=0)] = 0  # the gradient noise scale; 0: never
 
 
+class Watch(Section):
+    """So many seconds in which no rank does anything new end the run; 0: never. Until the first step is done there is
+    more to wait for."""
+
+    seconds: Annotated[float, Field(ge=0)] = 600.0
+    start_seconds: Annotated[float, Field(ge=0)] = 1800.0
+
+
 class Recipe(Section):
     """A whole recipe."""
 
@@ -210,6 +218,7 @@ class Recipe(Section):
     eval: Eval = Eval()
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()
+    watch: Watch = Watch()
 
     @property
     def looks_for_best(self) -> bool:

@@ -81,6 +81,11 @@ class MetricsWriter:
         for name, figures in (stores or {}).items():
             self._add_scalars(f"heldout {name}", figures, record.step)
 
+    def has_evaluation(self, step: int) -> bool:
+        """Whether eval.jsonl has a validation after this step."""
+        with open(self._evaluations.name, encoding="utf-8") as lines:
+            return any(json.loads(line)["step"] == step for line in lines)
+
     def _add_scalars(self, group: str, figures: Mapping[str, Any], step: int) -> None:
         """Into TensorBoard, all that is known."""
         for name, value in figures.items():
