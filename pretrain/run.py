@@ -169,12 +169,7 @@ class Run:
         schedule, resolved_schedule = build_schedule(
             recipe, lambda: build.samples_per_step(self.corpus, recipe)
         )
-        if recipe.looks_for_best and evaluator is None:
-            raise UsageError(
-                "eval.patience and checkpoint.best go by validation, but the store's held-out split has too few "
-                "documents: leave them out."
-            )
-        retention = Retention(recipe.checkpoint.keep, recipe.checkpoint.keep_every, recipe.looks_for_best)
+        retention = self._retention(evaluator is not None)
         saver = Saver(
             self.folder.checkpoints,
             self.backend.optimizer,
@@ -183,17 +178,6 @@ class Run:
             self.watch.activity,
         )
         writer = self._open_writer(start.step, resolved_schedule)
-        tokenizer = self.corpus.first.tokenizer_path
-        ending = Ending(
-            self.folder,
-            self.backend,
-            evaluator,
-            writer,
-            self.terminal,
-            tokenizer,
-            retention,
-            self.watch.activity,
-        )
         say_what(self.terminal, self.request, self.engine, self.backend, self.corpus)
         loop = Loop(
             options=self._loop_options(),
@@ -210,19 +194,44 @@ class Run:
             noise=self.noise,
             activity=self.watch.activity,
         )
+        ending = Ending(
+            self.folder,
+            self.backend,
+            evaluator,
+            writer,
+            self.terminal,
+            self.corpus.first.tokenizer_path,
+            retention,
+            self.watch.activity,
+        )
         self.watch.begin_training(start.step + 1, lambda: checkpoint.find_checkpoint(self.folder.checkpoints))
         try:
             with loader:
-                begun = loop.made_up_for_validation(_progress_of(start))
-                if begun != _progress_of(start) or self.length.reached(begun) is not None:
-                    # The checkpoint may be another folder's too; the export reads this one's.
-                    saver.begin(self._state_at(begun, start.cursor))
-                    saver.finish()
-                done = loop.run(begun)
+                done = self._taken_through(loop, start)
             ending.reach(done, self.length)
         finally:
             if writer is not None:
                 writer.close()
+
+    def _taken_through(self, loop: Loop, start: RunState) -> Progress:
+        """What is done when the loop has ended; its last step is committed."""
+        at_start = _progress_of(start)
+        begun = loop.made_up_for_validation(at_start)
+        if begun != at_start or self.length.reached(begun) is not None:
+            # The checkpoint may be another folder's too; the export reads this one's.
+            loop.saver.begin(self._state_at(begun, start.cursor))
+            loop.saver.finish()
+        return loop.run(begun)
+
+    def _retention(self, validates: bool) -> Retention:
+        """Which checkpoints stay. Raises UsageError where that goes by validation and there is none."""
+        recipe = self.request.config.recipe
+        if recipe.looks_for_best and not validates:
+            raise UsageError(
+                "eval.patience and checkpoint.best go by validation, but the store's held-out split has too few "
+                "documents: leave them out."
+            )
+        return Retention(recipe.checkpoint.keep, recipe.checkpoint.keep_every, recipe.looks_for_best)
 
     def _state_at(self, done: Progress, cursor: list[int]) -> RunState:
         """What a checkpoint says beside the weights; `cursor` is the first row of the next step."""
