@@ -28,9 +28,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     starts.append(
         Start(path / "longer", "fsdp", "zero2", (*EARLY, "eval.patience=9", "checkpoint.keep_every=3"))
     )
+    for name, every in (("never", 0), ("always", 1)):
+        often = ("train.steps=8", f"checkpoint.every={every}")
+        starts.append(Start(path / name, "fsdp", "zero2", often))
     endings = run_ranks(start, 2, path, starts, timeout=240.0)
     assert endings[0] == endings[1]
-    assert [each.exit_code for each in endings[0]] == [0, 75, 75, 0, 0], endings[0]
+    assert [each.exit_code for each in endings[0]] == [0, 75, 75, 0, 0, 0, 0], endings[0]
     assert endings[0][0] == Ending(0)
     return path
 
@@ -68,6 +71,14 @@ def test_stopped_in_between_it_is_the_same_run(folder: Path) -> None:
     assert [file.sha256 for file in ours.files] == [file.sha256 for file in theirs.files]
     assert ours.state.validations == theirs.state.validations
     assert sha256_of(stopped / "model/model.safetensors") == sha256_of(whole / "model/model.safetensors")
+
+
+def test_saving_changes_nothing_of_the_course(folder: Path) -> None:
+    """The steps go on while each of them is written."""
+    never, always = folder / "never", folder / "always"
+    assert records(always) == records(never)
+    (_, ours), (_, theirs) = newest(always), newest(never)
+    assert [file.sha256 for file in ours.files] == [file.sha256 for file in theirs.files]
 
 
 @pytest.mark.parametrize("name", NAMES)
