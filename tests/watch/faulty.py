@@ -19,14 +19,14 @@ sys.path[0] = str(ROOT)
 
 from data_prep import demo  # noqa: E402
 from pretrain import build  # noqa: E402
+from pretrain.checkpoint import Saver  # noqa: E402
 from pretrain.data.loader import Loader  # noqa: E402
 from pretrain.evaluate import Evaluator  # noqa: E402
-from pretrain.run import Run  # noqa: E402
 
 LAUNCH = ROOT / "launch" / "pretrain.py"
 PLACES: dict[str, tuple[Any, str]] = {
     "reading data": (Loader, "_step_batches"),
-    "saving": (Run, "save"),
+    "saving": (Saver, "begin"),
     "validating": (Evaluator, "_agree_to_go_on"),
     "building": (build, "build_encoder"),
 }
