@@ -19,6 +19,7 @@ FLOORS = MappingProxyType(
         "pretrain.blocks": 0,
         "pretrain.compiled": 0,
         "pretrain.errors": 0,
+        "pretrain.files": 0,
         "pretrain.config": 0,
         "pretrain.comm": 0,
         "pretrain.rng": 0,

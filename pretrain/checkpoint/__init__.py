@@ -4,17 +4,21 @@
     step-00000100/rank-00000.safetensors     this rank's slices: fp32 master weights and moments
     latest                                   the name of the newest whole checkpoint
 
-A tensor's key says what it is: `<kind>:<parameter>:<first element>`.
+A tensor's key says what it is: `<kind>:<parameter>:<first element>`. README.md beside this describes the format to the
+byte.
 """
 
 from pretrain.checkpoint.course import check_same_course, differences, is_bitwise, recipe_changes
 from pretrain.checkpoint.export import export_model
-from pretrain.checkpoint.load import begin_phase, find_checkpoint, load_checkpoint, verify_checkpoint
+from pretrain.checkpoint.find import find_checkpoint, saved_checkpoints, step_of
+from pretrain.checkpoint.load import MomentsPolicy, begin_phase, load_checkpoint
 from pretrain.checkpoint.manifest import CheckpointManifest, RunState, SavedStore
 from pretrain.checkpoint.save import point_latest, save_checkpoint
+from pretrain.checkpoint.verify import read_verified, verify_checkpoint
 
 __all__ = [
     "CheckpointManifest",
+    "MomentsPolicy",
     "RunState",
     "SavedStore",
     "begin_phase",
@@ -25,7 +29,10 @@ __all__ = [
     "is_bitwise",
     "load_checkpoint",
     "point_latest",
+    "read_verified",
     "recipe_changes",
     "save_checkpoint",
+    "saved_checkpoints",
+    "step_of",
     "verify_checkpoint",
 ]

@@ -9,8 +9,9 @@ import torch
 import transformers
 from transformers.utils.logging import disable_progress_bar
 
-from pretrain.checkpoint.load import read_slices
-from pretrain.checkpoint.manifest import CheckpointManifest
+from pretrain.checkpoint.manifest import MASTER, CheckpointManifest, slice_key
+from pretrain.checkpoint.tensors import TensorFile
+from pretrain.checkpoint.verify import verify_checkpoint
 from pretrain.errors import DataError
 
 
@@ -21,11 +22,16 @@ def export_model(checkpoint: Path, tokenizer: Path, output: Path) -> None:
         DataError: the checkpoint names a class that transformers does not have, or its weights do not fit it.
     """
     manifest = CheckpointManifest.read(checkpoint)
+    # The manifest alone may promise any size; what the files hold, fits into memory as it did before.
+    for problem in verify_checkpoint(checkpoint, manifest, checksums=False):
+        raise DataError(problem)
     model = _empty_model(checkpoint, manifest)
     weights = {name: torch.empty(shape) for name, shape in manifest.parameters.items()}
     for file in manifest.files:
-        for name, start, values in read_slices(checkpoint, file, "master", set(weights)):
-            weights[name].view(-1)[start : start + len(values)] = values
+        tensors = TensorFile.open(checkpoint / file.name)
+        for piece in file.slices:
+            values = tensors.read(slice_key(MASTER, piece.parameter, piece.start), 0, piece.numel)
+            weights[piece.parameter].view(-1)[piece.start : piece.start + piece.numel] = values
     unknown = model.load_state_dict(weights, strict=False).unexpected_keys
     absent = {name for name, _ in model.named_parameters()} - weights.keys()
     if unknown or absent:

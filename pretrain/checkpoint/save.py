@@ -115,7 +115,7 @@ def _write_slices(partial: Path, optimizer: ShardedOptimizer, rank: int) -> Save
 def _commit(partial: Path, final: Path, manifest: CheckpointManifest, keep: int) -> None:
     manifest.check_complete(partial)
     path = partial / MANIFEST_NAME
-    path.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+    path.write_bytes(manifest.as_bytes())
     sync(path)
     sync(partial)
     replaced = final.with_name(f".{final.name}.replaced")

@@ -8,7 +8,6 @@ tensor's fp32 bytes) and what losses and cursors the run had, beyond that step t
 import hashlib
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from pretrain.checkpoint import CheckpointManifest, export_model, load_checkpoin
 from pretrain.optim import LambOptions, ShardedOptimizer
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
 from tests.checkpoint.by_hand import read_parameters, read_tensors
-from tests.end_to_end.runs import LAUNCH, ONE_THREAD
-from tests.worlds import ROOT, run_command
+from tests.end_to_end.runs import pretrain
+from tests.worlds import ROOT
 
 HERE = Path(__file__).parent
 OLD = HERE / "version_1" / "step-00000003"
@@ -81,9 +80,8 @@ def test_it_is_exported(tmp_path: Path, expected: dict[str, Any]) -> None:
 def test_a_run_goes_on_from_it(tmp_path: Path, expected: dict[str, Any]) -> None:
     for name in ("recipe.toml", "model.json"):
         shutil.copy(HERE / "version_1" / name, tmp_path)
-    options = ("--recipe", "recipe.toml", "--data", OLD_STORE, "--backend", "fsdp", "--output", "run")
-    command = [sys.executable, LAUNCH, *options, "--resume", OLD]
-    done = run_command(command, cwd=tmp_path, env=ONE_THREAD)
+    options = ("--recipe", "recipe.toml", "--backend", "fsdp", "--output", "run")
+    done = pretrain(*options, "--data", OLD_STORE, "--resume", OLD, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(SAVED_STEP + 1, STEPS + 1))

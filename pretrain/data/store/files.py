@@ -13,9 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-import numpy as np
-
 from pretrain.errors import DataError
+from pretrain.files import kind_problem, size_problem, too_short
 
 _CHUNK_BYTES = 1 << 22
 _MAX_NAME_CHARACTERS = 1000
@@ -45,7 +44,7 @@ def file_problems(folder: Path, files: Mapping[str, Sized]) -> Iterator[str]:
     """Sentences naming what is missing, reached through a link, no regular file, or of another size."""
     bad_folders = []
     for name in sorted(_folders_of(files)):
-        problem = _kind_problem(f"{folder}/{name}", stat.S_ISDIR, "folder")
+        problem = kind_problem(f"{folder}/{name}", stat.S_ISDIR, "folder")
         if problem is not None:
             bad_folders.append(f"{name}/")
             yield problem
@@ -57,49 +56,14 @@ def file_problems(folder: Path, files: Mapping[str, Sized]) -> Iterator[str]:
             yield problem
 
 
-def size_problem(path: str, num_bytes: int) -> str | None:
-    """A sentence unless `path` is a regular file of that size."""
-    try:
-        found = os.lstat(path)
-    except OSError as error:
-        return f"{path} cannot be read: {error.strerror or error}."
-    if not stat.S_ISREG(found.st_mode):
-        return _kind_problem(path, stat.S_ISREG, "regular file")
-    if found.st_size != num_bytes:
-        return f"{path} has {found.st_size} bytes, the manifest says {num_bytes}."
-    return None
-
-
 def check_reaches(path: str, num_bytes: int) -> None:
     """Raises DataError naming the file if it has fewer bytes."""
     try:
         actual_bytes = os.stat(path).st_size
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
     if actual_bytes < num_bytes:
-        raise _too_short(path)
-
-
-def read_items(path: str, dtype: np.dtype, start: int, count: int) -> np.ndarray:
-    """[count] items from number `start` on, a copy; raises DataError naming the file if it has fewer."""
-    try:
-        items = np.fromfile(path, dtype=dtype, count=count, offset=start * dtype.itemsize)
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    if len(items) != count:
-        raise _too_short(path)
-    return items
-
-
-def read_bounded(path: Path, max_bytes: int) -> bytes:
-    """Content of a regular file; raises OSError where it cannot be read, DataError where it is no such file."""
-    size = os.lstat(path).st_size
-    problem = _kind_problem(str(path), stat.S_ISREG, "regular file")
-    if problem is not None:
-        raise DataError(problem)
-    if size > max_bytes:
-        raise DataError(f"{path} has {size} bytes, more than the {max_bytes} that such a file can have.")
-    return path.read_bytes()
+        raise too_short(path)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -148,27 +112,3 @@ def _folders_of(names: Mapping[str, Sized]) -> set[str]:
     return {
         str(parent) for name in direct for parent in (PurePosixPath(name), *PurePosixPath(name).parents)
     } - {"."}
-
-
-def _kind_problem(path: str, is_kind: "_Kind", kind: str) -> str | None:
-    try:
-        mode = os.lstat(path).st_mode
-    except OSError as error:
-        return f"{path} cannot be read: {error.strerror or error}."
-    if stat.S_ISLNK(mode):
-        return f"{path} is a symbolic link; a store's files lie in its own folder: copy the file there."
-    if not is_kind(mode):
-        return f"{path} is not a {kind}."
-    return None
-
-
-def _unreadable(path: str, error: OSError) -> DataError:
-    return DataError(f"{path} cannot be read: {error.strerror or error}.")
-
-
-def _too_short(path: str) -> DataError:
-    return DataError(f"{path} became shorter while it was in use; copy or build the store again.")
-
-
-class _Kind(Protocol):
-    def __call__(self, mode: int, /) -> bool: ...

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain.data.store.files import check_reaches, file_problems, read_items
+from pretrain.data.store.files import check_reaches, file_problems
 from pretrain.data.store.manifest import (
     BLOCK_COLUMNS,
     BLOCK_DTYPE,
@@ -28,6 +28,7 @@ from pretrain.data.store.manifest import (
     read_manifest_bytes,
 )
 from pretrain.errors import DataError, UsageError
+from pretrain.files import read_items
 
 _BITS_PER_BYTE = 8
 
