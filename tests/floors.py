@@ -37,6 +37,8 @@ FLOORS = MappingProxyType(
         "pretrain.pace": 4,
         "pretrain.build": 5,
         "pretrain.run": 6,
+        "pretrain.command": 6,
+        "pretrain.__main__": 6,
         "data_prep": 6,
         "launch": 6,
     }
