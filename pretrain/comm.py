@@ -7,17 +7,18 @@ is a world of one. The process group is gloo on CPU and NCCL on CUDA.
 import os
 import shutil
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from pretrain.errors import UsageError
+from pretrain.errors import PretrainError, UsageError
 
+T = TypeVar("T")
 GROUP_TIMEOUT = timedelta(minutes=30)
 # NVIDIA's data sheets, without sparsity.
 _BF16_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
@@ -159,6 +160,21 @@ def broadcast_object(value: Any) -> Any:
     if dist.get_world_size() > 1:
         dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def on_first_rank(action: Callable[[], T]) -> T:
+    """`action()` of rank 0 alone; every rank returns its result (plain data) or raises the PretrainError it raised."""
+    outcome: tuple[Any, PretrainError | None] = (None, None)
+    if dist.get_rank() == 0:
+        try:
+            outcome = (action(), None)
+        except PretrainError as error:
+            outcome = (None, error)
+    result, problem = broadcast_object(outcome)
+    if problem is not None:
+        raise problem
+    found: T = result
+    return found
 
 
 def batch_job() -> str | None:

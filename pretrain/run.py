@@ -5,7 +5,6 @@
 3. the loop trains; the last validation and the Hugging Face folder follow.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,31 +13,17 @@ from pretrain import build, checkpoint, comm
 from pretrain.backends.base import Backend, EngineOptions
 from pretrain.build import Request
 from pretrain.checkpoint import RunState
-from pretrain.comm import Placement
 from pretrain.data.corpus import Corpus
 from pretrain.data.loader import StepBatches
-from pretrain.errors import UsageError
 from pretrain.evaluate import Evaluator
 from pretrain.loop import Loop, LoopOptions
 from pretrain.metrics import MetricsWriter, Terminal
 from pretrain.model.flops import TrainingFlops
 from pretrain.optim import Progress, RunLength
 from pretrain.pace import build_schedule, run_length
+from pretrain.resume import Resumption
 from pretrain.run_folder import RunFolder
 from pretrain.signals import StopRequest
-
-# Parts of a recipe that change when things are written or when the run ends, and no result. Of the stores it says where
-# they lie; that they and their shares are the same is checked by their fingerprints.
-NOT_OF_THE_COURSE = (
-    "train.stop_at_step",
-    "train.hours",
-    "train.max_skipped_steps",
-    "eval.",
-    "checkpoint.",
-    "log.",
-    "data.store",
-    "data.blend",
-)
 
 
 def train(request: Request, stop: StopRequest) -> None:
@@ -49,8 +34,8 @@ def train(request: Request, stop: StopRequest) -> None:
     place = request.place
     folder = RunFolder(request.output)
     terminal = Terminal(place.is_first, request.config.recipe.log.every)
-    _on_first_rank(place, folder.create)
-    _on_first_rank(place, lambda: folder.lock(comm.batch_job()))
+    comm.on_first_rank(folder.create)
+    comm.on_first_rank(lambda: folder.lock(comm.batch_job()))
     try:
         run = _prepare(request, folder, terminal)
         start = run.resume()
@@ -90,64 +75,19 @@ class Run:
 
         Raises UsageError or DataError where the run cannot go on from it.
         """
-        path = self._checkpoint_to_continue()
-        if path is None:
-            self._begin_phase()
-            return self.initial
-        place = self.request.place
-        saved = checkpoint.CheckpointManifest.read(path).state
-        checkpoint.check_same_course(path, saved, self.initial, self.length.steps)
-        checkpoint.load_checkpoint(path, self.backend.optimizer, place.rank, place.world_size)
-        self.backend.refresh_weights()
-        self.backend.loss_scaler.restore(saved.loss_scale)
-        changes = checkpoint.recipe_changes(saved.run_config["recipe"], self.initial.run_config["recipe"])
-        if saved.written_by.get("precision") == self.engine.precision == "fp16":
-            before, after = (each.run_config["ds_config"]["fp16"] for each in (saved, self.initial))
-            changes += checkpoint.differences(before, after, "fp16.")
-        same_course = all(change.startswith(NOT_OF_THE_COURSE) for change in changes)
-        how = "bit for bit" if same_course else "with another recipe or loss scale"
-        if not checkpoint.is_bitwise(saved, self.initial):
-            how = "within rounding: the machine, the cut or the versions differ"
-        self.terminal.say(f"Continuing {path} after step {saved.step}, {how}.")
-        for change in changes:
-            self.terminal.say(f"  changed since: {change}")
-        return saved
-
-    def _begin_phase(self) -> None:
-        """Weights, and by choice moments, of the earlier run that the recipe names, if any."""
-        phase, place = self.request.config.recipe.phase, self.request.place
-        if phase.checkpoint is None:
-            return
-        path = Path(phase.checkpoint)
-        if (path / "checkpoints").is_dir():
-            path = checkpoint.find_checkpoint(path / "checkpoints") or path
-        saved = checkpoint.begin_phase(
-            path, self.backend.optimizer, phase.moments, place.rank, place.world_size
-        ).state
-        self.backend.refresh_weights()
-        self.terminal.say(
-            f"Beginning with the weights of {path}, step {saved.step}; moments {phase.moments}."
-        )
-        if saved.store_fingerprint != self.initial.store_fingerprint:
-            self.terminal.say("  it was trained on another store: both must have the same tokenizer")
-
-    def _checkpoint_to_continue(self) -> Path | None:
-        """What `--resume` means for this folder; an older checkpoint of it becomes the latest first."""
-        choice, own = self.request.resume, self.folder.checkpoints
-        if choice == "auto":
-            return checkpoint.find_checkpoint(own)
-        if choice == "never" or Path(choice).resolve().parent != own.resolve():
-            newest = max((path.name for path in own.glob("step-*")), default=None)
-            if newest is not None:
-                raise UsageError(
-                    f"--output {self.folder.path} already holds a run ({newest}): choose another folder, or "
-                    f"leave out --resume {choice} to continue it."
-                )
-            return None if choice == "never" else Path(choice)
-        checkpoint.CheckpointManifest.read(Path(choice))
-        # Otherwise a run that is killed before its first save would come back to the steps it has left.
-        _on_first_rank(self.request.place, lambda: checkpoint.point_latest(own, Path(choice).name))
-        return Path(choice)
+        request, folder = self.request, self.folder
+        return Resumption(
+            recipe=request.config.recipe,
+            choice=request.resume,
+            run=folder.path,
+            checkpoints=folder.checkpoints,
+            initial=self.initial,
+            total_steps=self.length.steps,
+            precision=self.engine.precision,
+            backend=self.backend,
+            place=request.place,
+            terminal=self.terminal,
+        ).begin()
 
     def train(self, start: RunState, stop: StopRequest) -> None:
         """All remaining steps, the last validation and the export."""
@@ -302,16 +242,3 @@ def _prepare(request: Request, folder: RunFolder, terminal: Terminal) -> Run:
     initial = build.initial_state(request, engine, corpus, build.sampling_options(recipe), model)
     backend = build.build_backend(request.backend, model, recipe, engine)
     return Run(request, folder, terminal, corpus, engine, backend, flops, initial)
-
-
-def _on_first_rank(place: Placement, action: Callable[[], Any]) -> None:
-    """Rank 0 acts; a user's mistake found there is raised on every rank."""
-    problem: str | None = None
-    if place.is_first:
-        try:
-            action()
-        except UsageError as error:
-            problem = str(error)
-    problem = comm.broadcast_object(problem)
-    if problem is not None:
-        raise UsageError(problem)

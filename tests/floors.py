@@ -35,6 +35,7 @@ FLOORS = MappingProxyType(
         "pretrain.evaluate": 3,
         "pretrain.loop": 4,
         "pretrain.pace": 4,
+        "pretrain.resume": 4,
         "pretrain.build": 5,
         "pretrain.run": 6,
         "pretrain.command": 6,

@@ -176,6 +176,8 @@ class Checkpoint(Section):
 
     every: Annotated[int, Field(ge=0)] = 0
     keep: PositiveInt = 3
+    verify: bool = True  # checksums of what is loaded; that every element is there is always checked
+    fall_back: bool = False  # from a damaged latest checkpoint to the newest older one that is whole
 
 
 class Log(Section):
