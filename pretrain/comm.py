@@ -170,6 +170,9 @@ def on_first_rank(action: Callable[[], T]) -> T:
             outcome = (action(), None)
         except PretrainError as error:
             outcome = (None, error)
+        except OSError as error:  # else the others would wait for ever
+            where = f"{error.filename}: " if error.filename else ""
+            outcome = (None, PretrainError(f"{where}{error.strerror or error}."))
     result, problem = broadcast_object(outcome)
     if problem is not None:
         raise problem

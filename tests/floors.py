@@ -22,6 +22,7 @@ FLOORS = MappingProxyType(
         "pretrain.files": 0,
         "pretrain.config": 0,
         "pretrain.comm": 0,
+        "pretrain.lock": 0,
         "pretrain.rng": 0,
         "pretrain.run_folder": 0,
         "pretrain.sharding": 0,
