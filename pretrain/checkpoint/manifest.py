@@ -24,13 +24,14 @@ LATEST_NAME = "latest"
 MASTER = "master"  # the kind of fp32 master weights; what other kinds there are, the optimizer says
 MAX_MANIFEST_BYTES = 256 << 20
 _HASH_CHUNK_BYTES = 1 << 22
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _STEP_FOLDER = re.compile(r"\.?step-(\d+)(\.replaced)?")
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 def _plain_name(name: str) -> str:
-    if not name or name != Path(name).name or name.startswith("."):
+    if not _PLAIN_NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no plain file name")
     return name
 
