@@ -40,15 +40,21 @@ def kind_problem(path: str, is_kind: Callable[[int], bool], kind: str) -> str | 
 
 def size_problem(path: str, num_bytes: int) -> str | None:
     """A sentence unless `path` is a regular file of that size."""
+    found = changed_at(path, num_bytes)
+    return found if isinstance(found, str) else None
+
+
+def changed_at(path: str, num_bytes: int) -> int | str:
+    """When a regular file of that size was last changed, in ns (`st_ctime_ns`); a sentence where it is none."""
     try:
         found = os.lstat(path)
     except OSError as error:
         return f"{path} cannot be read: {error.strerror or error}."
     if not stat.S_ISREG(found.st_mode):
-        return kind_problem(path, stat.S_ISREG, "regular file")
+        return kind_problem(path, stat.S_ISREG, "regular file") or f"{path} changes all the time."
     if found.st_size != num_bytes:
         return f"{path} has {found.st_size} bytes, the manifest says {num_bytes}."
-    return None
+    return found.st_ctime_ns
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from pretrain.errors import DataError
-from pretrain.files import kind_problem, size_problem, too_short
+from pretrain.files import changed_at, kind_problem, too_short
 
 _CHUNK_BYTES = 1 << 22
 _MAX_NAME_CHARACTERS = 1000
@@ -26,6 +26,13 @@ class Sized(Protocol):
 
     @property
     def bytes(self) -> int: ...
+
+
+class Hashed(Sized, Protocol):
+    """The same, with the file's checksum."""
+
+    @property
+    def sha256(self) -> str: ...
 
 
 def name_problem(name: str) -> str | None:
@@ -42,18 +49,20 @@ def name_problem(name: str) -> str | None:
 
 def file_problems(folder: Path, files: Mapping[str, Sized]) -> Iterator[str]:
     """Sentences naming what is missing, reached through a link, no regular file, or of another size."""
+    return (found for _, found in look_at(folder, files) if isinstance(found, str))
+
+
+def look_at(folder: Path, files: Mapping[str, Sized]) -> Iterator[tuple[str, int | str]]:
+    """Of every file when it was last changed (`changed_at`), or what is wrong with it or a folder on its way."""
     bad_folders = []
     for name in sorted(_folders_of(files)):
         problem = kind_problem(f"{folder}/{name}", stat.S_ISDIR, "folder")
         if problem is not None:
             bad_folders.append(f"{name}/")
-            yield problem
+            yield name, problem
     for name, entry in files.items():
-        if bad_folders and name.startswith(tuple(bad_folders)):
-            continue
-        problem = size_problem(f"{folder}/{name}", entry.bytes)
-        if problem is not None:
-            yield problem
+        if not bad_folders or not name.startswith(tuple(bad_folders)):
+            yield name, changed_at(f"{folder}/{name}", entry.bytes)
 
 
 def check_reaches(path: str, num_bytes: int) -> None:
@@ -64,6 +73,36 @@ def check_reaches(path: str, num_bytes: int) -> None:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
     if actual_bytes < num_bytes:
         raise too_short(path)
+
+
+class OpenFiles:
+    """The files of an open store: whether each still is what it was when the store was opened.
+
+    A file that was touched since is hashed again, once: it may be the same all the same (a backup's link, chmod).
+    """
+
+    def __init__(self, folder: Path, files: Mapping[str, Hashed], changed_ns: dict[str, int]) -> None:
+        self._folder = folder
+        self._files = files
+        self._changed_ns = changed_ns
+
+    def path(self, name: str) -> str:
+        return f"{self._folder}/{name}"
+
+    def check(self, name: str) -> None:
+        """Raises DataError naming the file if its content is another one now."""
+        path = self.path(name)
+        found = changed_at(path, self._files[name].bytes)
+        if found == self._changed_ns[name]:
+            return
+        if isinstance(found, str):
+            raise DataError(f"{found} It has changed while it was in use: copy or build the store again.")
+        if sha256_of(Path(path)) != self._files[name].sha256:
+            raise DataError(
+                f"{path} has changed while it was in use: its sha256 is not the manifest's; copy or build the store "
+                "again."
+            )
+        self._changed_ns[name] = found
 
 
 def write_atomically(path: Path, content: bytes) -> None:
