@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from pretrain.errors import PretrainError, UsageError
+from pretrain.secrets import secrets_in
 
 T = TypeVar("T")
 GROUP_TIMEOUT = timedelta(minutes=30)
@@ -178,6 +179,11 @@ def on_first_rank(action: Callable[[], T]) -> T:
         raise problem
     found: T = result
     return found
+
+
+def environment_secrets() -> frozenset[str]:
+    """What is in the environment under names of tokens and passwords."""
+    return secrets_in(os.environ)
 
 
 def batch_job() -> str | None:

@@ -23,6 +23,7 @@ from pretrain.optim import Progress, RunLength
 from pretrain.pace import build_schedule, run_length
 from pretrain.resume import Resumption
 from pretrain.run_folder import RunFolder
+from pretrain.secrets import without_secrets
 from pretrain.signals import StopRequest
 
 
@@ -149,7 +150,8 @@ class Run:
         stores = [store.model_dump() for store in build.saved_stores(self.corpus)]
         data: dict[str, Any] = {"blend": stores} if self.corpus.is_blend else {"store": stores[0]["name"]}
         data["store_fingerprint"] = self.corpus.fingerprint
-        self.folder.write_config(config | {"schedule": schedule, "run": self.initial.written_by} | data)
+        content = config | {"schedule": schedule, "run": self.initial.written_by} | data
+        self.folder.write_config(without_secrets(content, comm.environment_secrets()))
         return MetricsWriter(
             self.folder.metrics,
             self.folder.evaluations,

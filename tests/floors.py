@@ -25,6 +25,7 @@ FLOORS = MappingProxyType(
         "pretrain.lock": 0,
         "pretrain.rng": 0,
         "pretrain.run_folder": 0,
+        "pretrain.secrets": 0,
         "pretrain.sharding": 0,
         "pretrain.signals": 0,
         "pretrain.data": 1,

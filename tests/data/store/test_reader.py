@@ -96,7 +96,12 @@ def test_a_file_that_was_touched_and_is_the_same_goes_on(
     store_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed: list[Path] = []
-    monkeypatch.setattr(files, "sha256_of", lambda path: hashed.append(path) or sha256_of(path))
+
+    def hash_and_note(path: Path) -> str:
+        hashed.append(path)
+        return sha256_of(path)
+
+    monkeypatch.setattr(files, "sha256_of", hash_and_note)
     split = TokenStore.open(store_path).split("train")
     before = split.block(0).tokens.tolist()
     time.sleep(0.02)
