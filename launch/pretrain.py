@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace, config: RunConfig, place: Placement, watc
     if store is None and not blend:
         store = DEMO_STORE
         watch.activity.now("building the demo store")
-        comm.on_first_rank(place, lambda: build_demo_store(DEMO_STORE))
+        comm.on_first_rank(lambda: build_demo_store(DEMO_STORE))
     request = Request(
         config,
         arguments.backend,

@@ -38,6 +38,7 @@ from pretrain.optim import (
     ShardedOptimizer,
     SpikeRule,
 )
+from pretrain.secrets import without_secrets
 from pretrain.watch import Watch
 
 MEASURED_ROWS = 4096  # of which the samples are counted, at most
@@ -273,13 +274,14 @@ def initial_state(
             "threads": torch.get_num_threads(),
             "versions": {name: version(name) for name in ("torch", "transformers", "deepspeed", "numpy")},
         },
-        run_config=request.config.as_dict(),
+        run_config=without_secrets(request.config.as_dict(), comm.environment_secrets()),
     )
 
 
 def saved_stores(corpus: Corpus) -> list[SavedStore]:
     """The stores of a run as its checkpoints and its config.json name them."""
+    secrets = comm.environment_secrets()
     return [
-        SavedStore(name=name, fingerprint=store.fingerprint, weight=weight)
+        SavedStore(name=without_secrets(name, secrets), fingerprint=store.fingerprint, weight=weight)
         for name, store, weight in zip(corpus.names, corpus.stores, corpus.weights, strict=True)
     ]

@@ -13,14 +13,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from pretrain.errors import PretrainError, UsageError, error_of
+from pretrain.errors import PretrainError, UsageError
 from pretrain.extensions import recover_locks
+from pretrain.secrets import secrets_in
 
+T = TypeVar("T")
 GROUP_SECONDS = 1800.0
 _WATCH_SECONDS = 3.0  # that one question of the watchdog to the store may take
 # NVIDIA's data sheets, without sparsity.
@@ -216,19 +218,6 @@ def broadcast_object(value: Any) -> Any:
     return box[0]
 
 
-def on_first_rank(place: Placement, action: Callable[[], object]) -> None:
-    """Rank 0 acts while the others wait; an error for the user that it meets is raised on every rank."""
-    problem: tuple[int, str] | None = None
-    if place.is_first:
-        try:
-            action()
-        except PretrainError as error:
-            problem = error.exit_code, str(error)
-    problem = broadcast_object(problem)
-    if problem is not None:
-        raise error_of(*problem)
-
-
 def flight_record() -> bytes | None:
     """What NCCL has been asked and has not done, as JSON: torch keeps a record by default. None under gloo."""
     if not dist.is_initialized() or dist.get_backend() != "nccl":
@@ -236,6 +225,29 @@ def flight_record() -> bytes | None:
     c10d: Any = torch._C._distributed_c10d
     record: bytes = c10d._dump_nccl_trace_json(includeCollectives=True, onlyActive=True)
     return record
+
+
+def on_first_rank(action: Callable[[], T]) -> T:
+    """`action()` of rank 0 alone; every rank returns its result (plain data) or raises the PretrainError it raised."""
+    outcome: tuple[Any, PretrainError | None] = (None, None)
+    if dist.get_rank() == 0:
+        try:
+            outcome = (action(), None)
+        except PretrainError as error:
+            outcome = (None, error)
+        except OSError as error:  # else the others would wait for ever
+            where = f"{error.filename}: " if error.filename else ""
+            outcome = (None, PretrainError(f"{where}{error.strerror or error}."))
+    result, problem = broadcast_object(outcome)
+    if problem is not None:
+        raise problem
+    found: T = result
+    return found
+
+
+def environment_secrets() -> frozenset[str]:
+    """What is in the environment under names of tokens and passwords."""
+    return secrets_in(os.environ)
 
 
 def batch_job() -> str | None:

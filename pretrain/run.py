@@ -6,7 +6,6 @@
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pretrain import build, checkpoint, comm
@@ -24,7 +23,9 @@ from pretrain.noise import NoiseProbe
 from pretrain.opening import say_what
 from pretrain.optim import Progress, RunLength, Validations
 from pretrain.pace import build_schedule, run_length
+from pretrain.resume import Resumption
 from pretrain.run_folder import RunFolder
+from pretrain.secrets import without_secrets
 from pretrain.signals import StopRequest
 from pretrain.watch import Watch
 from pretrain.watch.ending import FaultFolder
@@ -38,9 +39,9 @@ def train(request: Request, stop: StopRequest, watch: Watch | None = None) -> No
     place, watch = request.place, watch or Watch(request.place, stop)
     folder = RunFolder(request.output)
     terminal = Terminal(place.is_first, request.config.recipe.log.every)
-    comm.on_first_rank(place, folder.create)
-    comm.on_first_rank(place, lambda: folder.lock(comm.batch_job()))
-    comm.on_first_rank(place, FaultFolder(folder.path).clear)  # another start's
+    comm.on_first_rank(folder.create)
+    comm.on_first_rank(lambda: folder.lock(comm.batch_job()))
+    comm.on_first_rank(FaultFolder(folder.path).clear)  # another start's
     watch.report_into(folder.path)
     try:
         if place.is_first:
@@ -87,77 +88,20 @@ class Run:
 
         Raises UsageError or DataError where the run cannot go on from it.
         """
-        path = self._checkpoint_to_continue()
-        if path is None:
-            self._begin_phase()
-            return self.initial
-        place = self.request.place
-        saved = checkpoint.CheckpointManifest.read(path).state
-        checkpoint.check_same_course(path, saved, self.initial, self.length.steps)
-        checkpoint.load_checkpoint(path, self.backend.optimizer, place.rank, place.world_size)
-        self.backend.refresh_weights()
-        self.backend.loss_scaler.restore(saved.loss_scale)
-        self.noise.scale.restore(saved.noise)
-        changes = checkpoint.recipe_changes(saved.run_config["recipe"], self.initial.run_config["recipe"])
-        if saved.written_by.get("precision") == self.engine.precision == "fp16":
-            before, after = (each.run_config["ds_config"]["fp16"] for each in (saved, self.initial))
-            changes += checkpoint.differences(before, after, "fp16.")
-        how = "bit for bit" if checkpoint.is_same_course(changes) else "with another recipe or loss scale"
-        if not checkpoint.is_bitwise(saved, self.initial):
-            how = "within rounding: the machine, the cut or the versions differ"
-        self.terminal.say(f"Continuing {path} after step {saved.step}, {how}.")
-        for change in changes:
-            self.terminal.say(f"  changed since: {change}")
-        return self._with_the_best_of_this_folder(saved)
-
-    def _with_the_best_of_this_folder(self, saved: RunState) -> RunState:
-        """`best` names what the state knows as the best, or, where that checkpoint is not here, nothing is known of
-        it: a run that goes on from an older step or another folder looks for its own."""
-        if saved.validations is None:
-            return saved
-        own, step = self.folder.checkpoints, saved.validations.best_step
-        is_here = step is not None and (own / checkpoint.step_name(step)).is_dir()
-        if not comm.broadcast_object(is_here):
-            return saved.model_copy(update={"validations": None})
-        if step is not None:
-            comm.on_first_rank(self.request.place, lambda: checkpoint.point_best(own, step))
-        return saved
-
-    def _begin_phase(self) -> None:
-        """Weights, and by choice moments, of the earlier run that the recipe names, if any."""
-        phase, place = self.request.config.recipe.phase, self.request.place
-        if phase.checkpoint is None:
-            return
-        path = Path(phase.checkpoint)
-        if (path / "checkpoints").is_dir():
-            path = checkpoint.find_checkpoint(path / "checkpoints") or path
-        saved = checkpoint.begin_phase(
-            path, self.backend.optimizer, phase.moments, place.rank, place.world_size
-        ).state
-        self.backend.refresh_weights()
-        self.terminal.say(
-            f"Beginning with the weights of {path}, step {saved.step}; moments {phase.moments}."
-        )
-        if saved.store_fingerprint != self.initial.store_fingerprint:
-            self.terminal.say("  it was trained on another store: both must have the same tokenizer")
-
-    def _checkpoint_to_continue(self) -> Path | None:
-        """What `--resume` means for this folder; an older checkpoint of it becomes the latest first."""
-        choice, own = self.request.resume, self.folder.checkpoints
-        if choice == "auto":
-            return checkpoint.find_checkpoint(own)
-        if choice == "never" or Path(choice).resolve().parent != own.resolve():
-            newest = max((path.name for path in own.glob("step-*")), default=None)
-            if newest is not None:
-                raise UsageError(
-                    f"--output {self.folder.path} already holds a run ({newest}): choose another folder, or "
-                    f"leave out --resume {choice} to continue it."
-                )
-            return None if choice == "never" else Path(choice)
-        checkpoint.CheckpointManifest.read(Path(choice))
-        # Otherwise a run that is killed before its first save would come back to the steps it has left.
-        comm.on_first_rank(self.request.place, lambda: checkpoint.point_latest(own, Path(choice).name))
-        return Path(choice)
+        request, folder = self.request, self.folder
+        return Resumption(
+            recipe=request.config.recipe,
+            choice=request.resume,
+            run=folder.path,
+            checkpoints=folder.checkpoints,
+            initial=self.initial,
+            total_steps=self.length.steps,
+            precision=self.engine.precision,
+            backend=self.backend,
+            noise=self.noise.scale,
+            place=request.place,
+            terminal=self.terminal,
+        ).begin()
 
     def train(self, start: RunState) -> None:
         """All remaining steps, the last validation and the export."""
@@ -254,7 +198,8 @@ class Run:
         stores = [store.model_dump() for store in build.saved_stores(self.corpus)]
         data: dict[str, Any] = {"blend": stores} if self.corpus.is_blend else {"store": stores[0]["name"]}
         data["store_fingerprint"] = self.corpus.fingerprint
-        self.folder.write_config(config | {"schedule": schedule, "run": self.initial.written_by} | data)
+        content = config | {"schedule": schedule, "run": self.initial.written_by} | data
+        self.folder.write_config(without_secrets(content, comm.environment_secrets()))
         return MetricsWriter(
             self.folder.metrics,
             self.folder.evaluations,

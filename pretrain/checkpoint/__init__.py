@@ -5,10 +5,11 @@
     latest                                   the name of the newest whole checkpoint
     best                                     where asked for, of the one that validated best
 
-A tensor's key says what it is: `<kind>:<parameter>:<first element>`.
+A tensor's key says what it is: `<kind>:<parameter>:<first element>`. README.md beside this describes the format to the
+byte.
 """
 
-from pretrain.checkpoint.commit import find_best, point_best, point_latest, step_name
+from pretrain.checkpoint.commit import point_best, point_latest
 from pretrain.checkpoint.course import (
     check_same_course,
     differences,
@@ -17,13 +18,16 @@ from pretrain.checkpoint.course import (
     recipe_changes,
 )
 from pretrain.checkpoint.export import export_model
-from pretrain.checkpoint.load import begin_phase, find_checkpoint, load_checkpoint, verify_checkpoint
+from pretrain.checkpoint.find import find_best, find_checkpoint, saved_checkpoints, step_name, step_of
+from pretrain.checkpoint.load import MomentsPolicy, begin_phase, load_checkpoint
 from pretrain.checkpoint.manifest import CheckpointManifest, RunState, SavedStore
 from pretrain.checkpoint.retention import Retention
 from pretrain.checkpoint.save import Saver, SaveReport, save_checkpoint
+from pretrain.checkpoint.verify import read_verified, verify_checkpoint
 
 __all__ = [
     "CheckpointManifest",
+    "MomentsPolicy",
     "Retention",
     "RunState",
     "SaveReport",
@@ -40,8 +44,11 @@ __all__ = [
     "load_checkpoint",
     "point_best",
     "point_latest",
+    "read_verified",
     "recipe_changes",
     "save_checkpoint",
+    "saved_checkpoints",
     "step_name",
+    "step_of",
     "verify_checkpoint",
 ]

@@ -12,7 +12,6 @@ again is kept as `.step-<step>.replaced` meanwhile, where loading finds it.
 """
 
 import os
-import re
 import shutil
 import time
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pretrain.checkpoint.disk import free_bytes, naming, sync, write_text
+from pretrain.checkpoint.disk import free_bytes, naming, sync, write_file, write_text
+from pretrain.checkpoint.find import find_best, saved_checkpoints, step_name, step_of
 from pretrain.checkpoint.manifest import (
     BEST_NAME,
     LATEST_NAME,
@@ -34,7 +34,6 @@ from pretrain.errors import PretrainError
 # A network file system may show another machine's new file only after a while.
 _METADATA_LAG_SECONDS = 30.0
 _SECONDS_BETWEEN_LOOKS = 0.1
-_NAME = re.compile(r"step-(\d{8,})")
 _LEFTOVERS = (".step-*.partial", ".step-*.removed")
 
 
@@ -64,11 +63,6 @@ class Place:
         return self.partial / f"rank-{rank:05d}.json"
 
 
-def step_name(step: int) -> str:
-    """The name of a checkpoint's folder."""
-    return f"step-{step:08d}"
-
-
 def prepare(place: Place, needed: int) -> None:
     """Clears away what a kill has left and makes the hidden folder.
 
@@ -96,9 +90,9 @@ def commit(place: Place, manifest: CheckpointManifest, ranks: list[int], retenti
     files = [_written_by(place, rank) for rank in ranks]
     whole = manifest.model_copy(update={"files": files})
     whole.check_complete(place.partial)
-    text = whole.model_dump_json(indent=1)
-    with naming(place.partial / MANIFEST_NAME, len(text)):
-        write_text(place.partial / MANIFEST_NAME, text)
+    content = whole.as_bytes()
+    with naming(place.partial / MANIFEST_NAME, len(content)):
+        write_file(place.partial / MANIFEST_NAME, [memoryview(content)])
         for rank in ranks:
             os.unlink(place.manifest_of(rank))
         sync(place.partial)
@@ -123,17 +117,6 @@ def point_latest(checkpoints: Path, name: str) -> None:
 def point_best(checkpoints: Path, step: int) -> None:
     """Makes `best` name the checkpoint of this step, atomically and on disk."""
     _point(checkpoints, BEST_NAME, step_name(step))
-
-
-def find_best(checkpoints: Path) -> Path | None:
-    """The checkpoint that `best` names; None where there is none."""
-    try:
-        with open(checkpoints / BEST_NAME, encoding="utf-8", errors="replace") as file:
-            name = file.readline(64).strip()
-    except FileNotFoundError:
-        return None
-    is_there = _NAME.fullmatch(name) is not None and (checkpoints / name).is_dir()
-    return checkpoints / name if is_there else None
 
 
 def _point(checkpoints: Path, pointer: str, name: str) -> None:
@@ -177,10 +160,9 @@ def _written_by(place: Place, rank: int) -> SavedFile:
 
 def _remove_superseded(place: Place, retention: Retention) -> None:
     """What cannot be removed stays, and is tried again at the next save."""
-    found = [_NAME.fullmatch(path.name) for path in place.checkpoints.glob("step-*")]
-    steps = [int(each[1]) for each in found if each is not None]
+    steps = [step_of(path) for path in saved_checkpoints(place.checkpoints)]
     best = find_best(place.checkpoints)
-    kept = None if best is None else int(best.name.removeprefix("step-"))
+    kept = None if best is None else step_of(best)
     for step in retention.superseded(steps, place.step, kept):
         path = place.checkpoints / step_name(step)
         hidden = path.with_name(f".{path.name}.removed")

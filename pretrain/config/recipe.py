@@ -184,6 +184,8 @@ class Checkpoint(Section):
     keep: PositiveInt = 3
     keep_every: Annotated[int, Field(ge=0)] = 0
     best: bool = False
+    verify: bool = True  # checksums of what is loaded; that every element is there is always checked
+    fall_back: bool = False  # from a damaged latest checkpoint to the newest older one that is whole
 
 
 class Log(Section):

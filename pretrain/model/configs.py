@@ -29,7 +29,27 @@ _DROPOUT_KEYS = (
     "mlp_dropout",
 )
 # Keys that mean nothing to an encoder unless they hold another value than this one.
-_ONLY_VALUE = {"is_decoder": False, "add_cross_attention": False, "position_embedding_type": "absolute"}
+_ONLY_VALUE = {
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "position_embedding_type": "absolute",
+    "quantization_config": None,
+}
+# Keys by which a config names code to load, from its folder or the Hub: never followed, and never passed on.
+_NAME_CODE = frozenset(
+    {
+        "auto_map",
+        "attn_implementation",
+        "_attn_implementation",
+        "_attn_implementation_internal",
+        "experts_implementation",
+        "_experts_implementation",
+        "_experts_implementation_internal",
+        "kernel_config",
+        "custom_generate",
+    }
+)
+_MAX_CONFIG_BYTES = 1 << 20
 # Above this similarity an unknown key is taken for a misspelt one; old configs carry harmless unknown keys.
 _MISSPELT = 0.85
 
@@ -66,16 +86,23 @@ def config_from_json(path: Path, key: str, vocab_size: int) -> PreTrainedConfig:
         raise UsageError(f"{key}: {path} is not a valid {model_type} config: {reason}") from error
 
 
+def without_code(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without keys that name code."""
+    return {name: value for name, value in fields.items() if name not in _NAME_CODE}
+
+
 def _read_json_object(path: Path, key: str) -> dict[str, Any]:
     try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise UsageError(f"{key}: {path} has over {_MAX_CONFIG_BYTES} bytes; name a config JSON.")
         fields = json.loads(path.read_bytes())
     except OSError as error:
         raise UsageError(f"{key}: cannot read {path} ({error.strerror}); name a config JSON.") from error
-    except ValueError as error:  # broken JSON and invalid UTF-8
+    except (ValueError, RecursionError) as error:  # broken JSON, invalid UTF-8, nested too deep
         raise UsageError(f"{key}: {path} is not valid JSON: {error}.") from error
     if not isinstance(fields, dict):
         raise UsageError(f"{key}: {path} must hold a JSON object, not a {type(fields).__name__}.")
-    return fields
+    return without_code(fields)
 
 
 def _refuse_misspelt_keys(fields: Mapping[str, Any], model_type: str, path: Path, key: str) -> None:

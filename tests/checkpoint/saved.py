@@ -8,6 +8,7 @@ import torch
 
 from pretrain.checkpoint import RunState, save_checkpoint
 from pretrain.checkpoint.manifest import MANIFEST_NAME
+from pretrain.files import sealed
 from pretrain.optim import LambOptions, Rule, ShardedOptimizer
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
 
@@ -72,10 +73,13 @@ def save(checkpoints: Path, step: int, optimizer: ShardedOptimizer | None = None
 
 
 def edit_manifest(checkpoint: Path, **changes: Any) -> None:
-    path = checkpoint / MANIFEST_NAME
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    """Other values under a checksum that fits."""
+    content = json.dumps(manifest_of(checkpoint) | changes, indent=1)
+    (checkpoint / MANIFEST_NAME).write_bytes(sealed(content.encode()))
 
 
 def manifest_of(checkpoint: Path) -> dict[str, Any]:
+    """What the manifest says, but for its own checksum."""
     content: dict[str, Any] = json.loads((checkpoint / MANIFEST_NAME).read_text())
+    del content["manifest_sha256"]
     return content

@@ -65,7 +65,7 @@ def strip_moments(output: Path) -> None:
         )
         files.append(file.model_copy(update={"sha256": sha256_of(path), "bytes": path.stat().st_size}))
     stripped = manifest.model_copy(update={"files": files})
-    (checkpoint / MANIFEST_NAME).write_text(stripped.model_dump_json())
+    (checkpoint / MANIFEST_NAME).write_bytes(stripped.as_bytes())
 
 
 @pytest.mark.parametrize(("backend", "engine"), ENGINES)
