@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pretrain import lock
 from pretrain.errors import UsageError
 from pretrain.lock import FolderLock, process_began
 from tests.worlds import environment
@@ -50,17 +51,17 @@ def held_by(path: Path) -> dict[str, Any]:
 
 
 def test_it_says_who_holds_it_until_it_is_given_back(path: Path) -> None:
-    lock = FolderLock(path)
-    lock.take("77")
+    taken = FolderLock(path)
+    taken.take("77")
     assert held_by(path) == {
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "began": process_began(os.getpid()),
         "job": "77",
     }
-    lock.give_back()
+    taken.give_back()
     assert not path.exists()
-    lock.give_back()
+    taken.give_back()
 
 
 def test_a_second_run_is_refused_by_name(path: Path, live_pid: int) -> None:
@@ -135,6 +136,26 @@ def test_a_link_is_not_followed(path: Path, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"):
         FolderLock(path).take(None)
     assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_file_that_its_holder_deleted_meanwhile_is_no_lock(
+    path: Path, live_pid: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening the file and locking it, its holder ends and somebody else begins."""
+    hold(path, pid=dead_pid())
+    calls = []
+
+    def locked_late(descriptor: int) -> bool:
+        calls.append(descriptor)
+        if len(calls) == 1:
+            path.unlink()
+            hold(path, pid=live_pid, began=process_began(live_pid))
+        return True
+
+    monkeypatch.setattr(lock, "_lock", locked_late)
+    with pytest.raises(UsageError, match=f"process {live_pid}"):
+        FolderLock(path).take(None)
+    assert len(calls) == 2
 
 
 def take_and_wait(path: Path) -> None:

@@ -151,7 +151,7 @@ def test_tensor_shorter_than_its_slice(checkpoint: Path) -> None:
     tensors = load_file(checkpoint / FILE)
     tensors["exp_avg:bias:1"] = tensors["exp_avg:bias:1"][:2].clone()
     rewrite(checkpoint, tensors)
-    with pytest.raises(DataError, match=FILE):
+    with pytest.raises(DataError, match="the file holds 2 elements, the manifest says 3"):
         load(checkpoint)
 
 
