@@ -179,7 +179,7 @@ def test_unsafe_file_name(checkpoint: Path, name: str) -> None:
         ({"version": True}, "version <bool>,"),
         ({"format": "other"}, "is not the manifest of a checkpoint"),
         ({"surprise": 1}, '"surprise"'),
-        ({"files": []}, "files are none"),
+        ({"files": []}, "lists no file"),
     ],
 )
 def test_manifest_of_another_kind(checkpoint: Path, changes: dict[str, Any], message: str) -> None:
