@@ -144,6 +144,11 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
+def world_size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size()
+
+
 def all_gather_objects(value: Any) -> list[Any]:
     """`value` of every rank, in rank order; plain data only."""
     if dist.get_world_size() == 1:

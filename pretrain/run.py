@@ -162,6 +162,7 @@ class Run:
             terminal=self.terminal,
             stop=stop,
             noise=self.noise,
+            diagnosis=build.diagnosis(self.request, self.folder.path, self.initial),
         )
         try:
             with loader:

@@ -40,6 +40,7 @@ class DeepSpeedBackend:
         self._loss_factor = 1 if options.precision == "fp16" else options.world_size
         self._stage = options.config.stage
         self._offloads_optimizer = options.config.zero_optimization.offloads_optimizer
+        self._model = model
         named = list(model.encoder.named_parameters())
         weights = [parameter.detach() for _, parameter in named]
         if options.compile and self._stage == 3:
@@ -57,6 +58,10 @@ class DeepSpeedBackend:
         optimizer.bind(self._layout)
         if options.precision != "fp32" and self._stage > 0:
             self._set_masters(weights)
+
+    @property
+    def model(self) -> PretrainingModel:
+        return self._model
 
     @property
     def layout(self) -> ShardLayout:

@@ -68,6 +68,10 @@ class FsdpBackend:
         optimizer.bind(self._layout)
 
     @property
+    def model(self) -> PretrainingModel:
+        return self._model
+
+    @property
     def layout(self) -> ShardLayout:
         return self._layout
 
