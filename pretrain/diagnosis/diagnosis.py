@@ -67,9 +67,8 @@ class Diagnosis:
 
         `figures`: loss and gradient norm as all ranks know them; `sums`: this rank's loss sums in the step, [2].
         """
-        weights = sorted(
-            {each for found in comm.all_gather_objects(bad_weights(backend.layout)) for each in found}
-        )
+        bad = {index for each in comm.all_gather_objects(bad_weights(backend.layout)) for index in each}
+        weights = [backend.layout.parameters[index].name for index in sorted(bad)]
         if weights:
             said, seen = _of_weights(weights, step), []
         else:
@@ -157,10 +156,10 @@ def names_of(batches: StepBatches, ranks: int) -> list[list[list[str]]]:
     return [parts[rank::ranks] for rank in range(ranks)]
 
 
-def bad_weights(layout: ShardLayout) -> list[str]:
-    """Names of the parameters of which this rank holds a master weight that is not finite."""
+def bad_weights(layout: ShardLayout) -> list[int]:
+    """The parameters of which this rank holds a master weight that is not finite, by their index in the layout."""
     return [
-        layout.parameters[piece.parameter].name
+        piece.parameter
         for shard in layout.shards
         for piece, values in zip(shard.slices, shard.views(shard.tensor.detach()), strict=True)
         if not torch.isfinite(values).all()

@@ -1,7 +1,7 @@
 """A fault on one rank of two, under the engines: all ranks end by the same sentence, which names it."""
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,14 +38,16 @@ SAID: dict[str, str] = {
     "parameter": f"in the gradient of {LAYER}.weight in the backward pass (after",
 }
 CELLS = (
-    Cell("fsdp", 0),
     Cell("fsdp", 2, precision="bf16", checkpointing="full"),
+    Cell("deepspeed", 1, precision="bf16"),
+    Cell("deepspeed", 3, zero=SUB_GROUPS),
+    # In full only.
+    Cell("fsdp", 0),
     Cell("fsdp", 3),
     Cell("deepspeed", 0),
-    Cell("deepspeed", 1, precision="bf16"),
     Cell("deepspeed", 2, checkpointing="full"),
-    Cell("deepspeed", 3, zero=SUB_GROUPS),
 )
+SAMPLE = 3
 
 
 @dataclass
@@ -127,7 +129,7 @@ def end_of(folder: Path, cell: Cell, where: Where) -> tuple[str, list[str]]:
     fault.lie_in_wait()
     output = folder / f"{cell}-{where}"
     output.mkdir(exist_ok=True)
-    stream = row_stream(store, "train", replace(cell.setting(4).sampling), SEED)
+    stream = row_stream(store, "train", cell.setting(4).sampling, SEED)
     with Loader(stream, Cursor(0, 0, 0), GLOBAL_BATCH, cell.micro_batch, rank, cell.ranks) as loader:
         told: Any = _Told(loader, fault)
         loop = Loop(
@@ -159,7 +161,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_fault_on_one_rank_is_named_by_all(folder: Path, in_full: bool) -> None:
-    cells = sorted(CELLS, key=in_one_process)
+    cells = sorted(CELLS if in_full else CELLS[:SAMPLE], key=in_one_process)
     faults: list[Where] = ["forward", "backward", "parameter", "once", "weights"]
     ranks = run_ranks(ends, 2, folder, cells, faults, timeout=400.0)
     assert ranks[0] == ranks[1]
