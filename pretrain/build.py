@@ -117,7 +117,7 @@ def build_backend(
 ) -> Backend:
     """The engine with the model and an exact optimizer in it."""
     optimizer = ShardedOptimizer(
-        model.encoder.parameters(),
+        [parameter for parameter in model.encoder.parameters() if parameter.requires_grad],
         optimizer_rule(recipe),
         weight_decay=recipe.optimizer.weight_decay,
         max_grad_norm=recipe.optimizer.gradient_clipping,

@@ -237,10 +237,11 @@ class Run:
     def _say_what(self) -> None:
         """One line about what begins, and one about keys that this backend has no use for."""
         request, engine = self.request, self.engine
-        parameters = sum(info.numel for info in self.backend.layout.parameters)
+        numels = [sum(info.numel for info in part.parameters) for part in self.backend.layout.with_frozen()]
+        frozen = f", {numels[1]:,} of them frozen" if len(numels) > 1 else ""
         self.terminal.say(
             f"{request.backend} stage {engine.config.stage}, {engine.precision}, {engine.world_size} rank(s) on "
-            f"{request.device.type}; {parameters:,} parameters; global batch of {engine.micro_batch} x "
+            f"{request.device.type}; {sum(numels):,} parameters{frozen}; global batch of {engine.micro_batch} x "
             f"{engine.world_size} ranks x {engine.accumulation} rows; output {request.output}"
         )
         for steps, rows in request.config.recipe.train.batch_stages:

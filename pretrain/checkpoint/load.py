@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pretrain import comm
+from pretrain.checkpoint.frozen import all_parameters, check_moments_kept, check_same_frozen
 from pretrain.checkpoint.manifest import (
     LATEST_NAME,
     MASTER,
@@ -77,8 +78,10 @@ def load_checkpoint(folder: Path, optimizer: ShardedOptimizer, rank: int, ranks:
     """Fills the local master weights and moments; collective. The backend must refresh its weights after it.
 
     Raises:
-        DataError: a file is damaged, or the checkpoint is of another model or has no moments.
+        DataError: a file is damaged, or the checkpoint has no moments.
+        UsageError: the checkpoint is of another model, or other parameters were frozen.
     """
+    check_same_frozen(folder, CheckpointManifest.read(folder), optimizer.layout)
     manifest = _load(folder, optimizer, local_tensors(optimizer), optimizer.vectors, rank, ranks)
     optimizer.applied_steps = manifest.state.applied_steps
     optimizer.earlier_steps = manifest.state.earlier_steps
@@ -101,6 +104,8 @@ def begin_phase(
     Raises what `load_checkpoint` raises.
     """
     tensors = local_tensors(optimizer)
+    if moments != "reset":
+        check_moments_kept(folder, CheckpointManifest.read(folder), optimizer.layout, optimizer.vectors)
     wanted, vectors = ({MASTER: tensors[MASTER]}, {}) if moments == "reset" else (tensors, optimizer.vectors)
     manifest = _load(folder, optimizer, wanted, vectors, rank, ranks)
     if moments == "kept":
@@ -134,13 +139,16 @@ def _load(
     _check_parameters(folder, manifest, optimizer.layout)
     for kind, tensors in wanted.items():
         _fill(folder, manifest, optimizer.layout, kind, tensors)
+    frozen = optimizer.layout.frozen
+    if frozen is not None:
+        _fill(folder, manifest, frozen, MASTER, [shard.tensor.detach() for shard in frozen.shards])
     for kind, vector in vectors.items():
         vector.copy_(_read_vector(folder / manifest.files[0].name, kind, vector.numel()))
     return manifest
 
 
 def _check_parameters(folder: Path, manifest: CheckpointManifest, layout: ShardLayout) -> None:
-    ours = {info.name: list(info.shape) for info in layout.parameters}
+    ours = all_parameters(layout)
     for name in sorted(ours.keys() | manifest.parameters.keys()):
         if ours.get(name) != manifest.parameters.get(name):
             raise UsageError(

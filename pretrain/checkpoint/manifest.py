@@ -90,6 +90,7 @@ class CheckpointManifest(_Part):
     kinds: list[str]
     vectors: list[str] = []  # kinds that every rank holds whole; in the file of rank 0
     parameters: dict[str, list[int]]
+    frozen: list[str] = []  # of the parameters, those that were not trained: they have master weights alone
     files: list[SavedFile]
     state: RunState
 

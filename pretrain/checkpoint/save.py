@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pretrain import comm
+from pretrain.checkpoint.frozen import all_parameters, frozen_names, frozen_slices, frozen_values
 from pretrain.checkpoint.manifest import (
     LATEST_NAME,
     MANIFEST_NAME,
@@ -60,7 +61,8 @@ def save_checkpoint(
         manifest = CheckpointManifest(
             kinds=[MASTER, *optimizer.rule.moment_kinds],
             vectors=list(optimizer.vectors),
-            parameters={info.name: list(info.shape) for info in optimizer.layout.parameters},
+            parameters=all_parameters(optimizer.layout),
+            frozen=frozen_names(optimizer.layout),
             files=[SavedFile.model_validate(file) for file in files if file is not None],
             state=state,
         )
@@ -100,6 +102,7 @@ def _write_slices(partial: Path, optimizer: ShardedOptimizer, rank: int) -> Save
                 content[slice_key(kind, layout.parameters[piece.parameter].name, piece.start)] = (
                     view.cpu().clone()
                 )
+    content |= {key: view.cpu().clone() for key, view in frozen_values(layout).items()}
     if rank == 0:
         content |= {vector_key(kind): vector.cpu() for kind, vector in optimizer.vectors.items()}
     path = partial / f"rank-{rank:05d}.safetensors"
@@ -109,6 +112,7 @@ def _write_slices(partial: Path, optimizer: ShardedOptimizer, rank: int) -> Save
         SavedSlice(parameter=layout.parameters[piece.parameter].name, start=piece.start, numel=piece.numel)
         for _, piece in layout.all_slices()
     ]
+    slices += frozen_slices(layout)
     return SavedFile(name=path.name, bytes=path.stat().st_size, sha256=sha256_of(path), slices=slices)
 
 

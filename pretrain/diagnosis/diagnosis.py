@@ -67,8 +67,9 @@ class Diagnosis:
 
         `figures`: loss and gradient norm as all ranks know them; `sums`: this rank's loss sums in the step, [2].
         """
-        bad = {index for each in comm.all_gather_objects(bad_weights(backend.layout)) for index in each}
-        weights = [backend.layout.parameters[index].name for index in sorted(bad)]
+        bad = {name for each in comm.all_gather_objects(bad_weights(backend.layout)) for name in each}
+        every = [info.name for part in backend.layout.with_frozen() for info in part.parameters]
+        weights = [name for name in every if name in bad]
         if weights:
             said, seen = _of_weights(weights, step), []
         else:
@@ -156,11 +157,12 @@ def names_of(batches: StepBatches, ranks: int) -> list[list[list[str]]]:
     return [parts[rank::ranks] for rank in range(ranks)]
 
 
-def bad_weights(layout: ShardLayout) -> list[int]:
-    """The parameters of which this rank holds a master weight that is not finite, by their index in the layout."""
+def bad_weights(layout: ShardLayout) -> list[str]:
+    """Names of the parameters of which this rank holds a master weight that is not finite, frozen ones too."""
     return [
-        piece.parameter
-        for shard in layout.shards
+        part.parameters[piece.parameter].name
+        for part in layout.with_frozen()
+        for shard in part.shards
         for piece, values in zip(shard.slices, shard.views(shard.tensor.detach()), strict=True)
         if not torch.isfinite(values).all()
     ]
