@@ -137,7 +137,7 @@ def train_course(backend: Backend, store: TokenStore, cell: Cell, steps: int) ->
 
 def local_weights(backend: Backend) -> dict[str, torch.Tensor]:
     """This rank's pieces of all master weights, of what is not trained too; NaN elsewhere."""
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     for layout in backend.layout.with_frozen():
         whole = [torch.full((info.numel,), torch.nan) for info in layout.parameters]
         for shard in layout.shards:
