@@ -1,6 +1,7 @@
 """What is said of a step that is not finite, of findings made by hand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,16 @@ def test_weights_come_first_and_the_step_is_not_repeated(tmp_path: Path) -> None
     assert text.startswith("the weights of first and 1 more parameters hold values that are not finite")
     assert details["master_weights_not_finite"] == ["first", "second"]
     assert details["came_again"] is None and engine.calls == []
+
+
+def test_frozen_weights_are_looked_at_too(tmp_path: Path) -> None:
+    engine = Engine(tmp_path, torch.ones(4))
+    frozen = ShardLayout(
+        (ParameterInfo("kept", (2,)),), (Shard(torch.tensor([nan, 1.0]), (Slice(0, 0, 0, 2),)),)
+    )
+    engine.layout = replace(engine.layout, frozen=frozen)
+    text, details = said(tmp_path, engine)
+    assert text.startswith("the weights of kept hold") and details["master_weights_not_finite"] == ["kept"]
 
 
 def test_what_does_not_come_again_is_the_hardware(tmp_path: Path) -> None:
