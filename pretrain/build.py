@@ -24,6 +24,7 @@ from pretrain.data.options import SamplingOptions
 from pretrain.data.order import Cursor
 from pretrain.data.store import TokenStore
 from pretrain.data.stream import RowStream
+from pretrain.diagnosis import Diagnosis
 from pretrain.errors import UsageError
 from pretrain.evaluate import ENTROPY_TOKENS, Evaluator, HeldoutRows, token_shares
 from pretrain.model import ModelOptions, PretrainingModel, build_model
@@ -118,7 +119,7 @@ def build_backend(
 ) -> Backend:
     """The engine with the model and an exact optimizer in it."""
     optimizer = ShardedOptimizer(
-        model.encoder.parameters(),
+        [parameter for parameter in model.encoder.parameters() if parameter.requires_grad],
         optimizer_rule(recipe),
         weight_decay=recipe.optimizer.weight_decay,
         max_grad_norm=recipe.optimizer.gradient_clipping,
@@ -224,6 +225,14 @@ def noise_probe(request: Request) -> NoiseProbe:
     recipe, place = request.config.recipe, request.place
     every = recipe.log.noise_every
     return NoiseProbe(NoiseScale(), every, recipe.seed, place.rank, place.world_size, request.device)
+
+
+def diagnosis(request: Request, folder: Path, initial: RunState) -> Diagnosis:
+    """What looks into a step that is not finite."""
+    recipe, place = request.config.recipe, request.place
+    kept = {"store_fingerprint", "blend", "sampling", "written_by"}
+    about = initial.model_dump(mode="json", include=kept)
+    return Diagnosis(folder, recipe.seed, place.rank, request.device, about)
 
 
 def samples_per_step(corpus: Corpus, recipe: Recipe) -> float:

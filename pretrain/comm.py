@@ -201,6 +201,11 @@ def _tcp_store(place: Placement, seconds: float, may_keep: bool) -> dist.Store:
     return dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
+def world_size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size()
+
+
 def all_gather_objects(value: Any) -> list[Any]:
     """`value` of every rank, in rank order; plain data only."""
     if dist.get_world_size() == 1:

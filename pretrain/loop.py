@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from time import perf_counter
 
 import torch
@@ -11,6 +12,7 @@ from pretrain import comm
 from pretrain.backends.base import Backend, LossWeights, StepResult
 from pretrain.checkpoint import RunState, Saver
 from pretrain.data.loader import Loader, Position, StepBatches
+from pretrain.diagnosis import Diagnosis
 from pretrain.errors import PretrainError, StoppedBySignal
 from pretrain.evaluate import Evaluator
 from pretrain.metrics import MetricsWriter, StepRecord, Terminal
@@ -64,15 +66,16 @@ class Loop:
     stop: StopRequest
     noise: NoiseProbe | None = None
     activity: Activity = field(default_factory=Activity)
+    diagnosis: Diagnosis | None = None
 
     def run(self, start: Progress) -> Progress:
         """Trains from `start` until a limit of the run is reached, saves, and says how far that is; collective.
 
         Raises:
             StoppedBySignal: asked to stop by a signal or by `stop_at_step`; the state is saved.
-            PretrainError: the gradient is not finite, nothing was updated by it, and no lower loss scale can help.
-                One that is an outlier by the optimizer's rule updates nothing either, and the run goes on. Or a
-                checkpoint could not be written.
+            PretrainError: loss or gradient is not finite, and no lower loss scale can help. No such gradient updates
+                anything. One that is an outlier by the optimizer's rule updates nothing either, and the run goes on.
+                Or a checkpoint could not be written.
         """
         length, done, began = self.options.length, start, perf_counter() - start.seconds
         self.terminal.begin(start.steps, length.expected_steps(start))
@@ -95,6 +98,7 @@ class Loop:
             if self.options.list_graph_breaks and step == start.steps + 1:
                 for line in compilation_report():  # all that will be compiled has been
                     self.terminal.say(line)
+            self._raise_if_not_finite(record, result, batches, sums)
             self._pass_over_or_raise(record, result)
             if not last and self.options.is_due(self.options.eval_every, step):
                 validated = self._validated(done)
@@ -233,19 +237,32 @@ class Loop:
         is_best = self.options.looks_for_best and done.validations.best_step == done.steps
         return is_best or self.options.is_due(self.options.checkpoint_every, done.steps)
 
+    def _raise_if_not_finite(
+        self, record: StepRecord, result: StepResult, batches: StepBatches, sums: torch.Tensor
+    ) -> None:
+        """Ends the run by a gradient or loss that is not finite without a loss scale to blame; all ranks know it
+        alike. The step is repeated before, to find out why."""
+        updated = result.skip is None
+        if isfinite(record.loss) if result.skip is None else result.skip.reason != "not finite":
+            return
+        self.saver.finish()  # what was good and is not yet on disk is what the run can go on from
+        what = (
+            f"Step {record.step} is not finite (loss {record.loss}, gradient norm {record.grad_norm}) and "
+            f"{'went into the weights' if updated else 'nothing was updated'}"
+        )
+        if self.diagnosis is None:
+            raise PretrainError(f"{what}, cursor {record.cursor}: start again from the last checkpoint.")
+        self.activity.now("repeating a step that is not finite")
+        self.terminal.say(f"step {record.step} is not finite: repeating it to find out why")
+        figures = {"loss": record.loss, "grad_norm": record.grad_norm}
+        found = self.diagnosis.of(self.backend, batches, record.step, figures, sums)
+        raise PretrainError(f"{what}: {found}.")
+
     def _pass_over_or_raise(self, record: StepRecord, result: StepResult) -> None:
-        """The run goes on after a skipped step until too many in a row were lost; never after what is not finite
-        without a loss scale."""
+        """The run goes on after a skipped step until too many in a row were lost."""
         if result.skip is None:
             return
         reason, detail, in_row = result.skip
-        if reason == "not finite":
-            self.saver.finish()  # what was good and is not yet on disk is what the run can go on from
-            raise PretrainError(
-                f"The gradient norm of step {record.step} is {record.grad_norm} (loss {record.loss}, cursor "
-                f"{record.cursor}) and nothing was updated: lower optimizer.lr or lengthen schedule.warmup, and start "
-                "again from the last checkpoint."
-            )
         self.terminal.say(f"step {record.step} skipped ({reason}), cursor {record.cursor}: {detail}")
         if in_row < self.options.max_skipped_steps:
             return

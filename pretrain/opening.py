@@ -11,10 +11,11 @@ def say_what(
     terminal: Terminal, request: Request, engine: EngineOptions, backend: Backend, corpus: Corpus
 ) -> None:
     """One line about what begins; then stages of the batch, the shares of a blend, keys without a counterpart."""
-    parameters = sum(info.numel for info in backend.layout.parameters)
+    numels = [sum(info.numel for info in part.parameters) for part in backend.layout.with_frozen()]
+    frozen = f", {numels[1]:,} of them frozen" if len(numels) > 1 else ""
     terminal.say(
         f"{request.backend} stage {engine.config.stage}, {engine.precision}, {engine.world_size} rank(s) on "
-        f"{request.device.type}; {parameters:,} parameters; global batch of {engine.micro_batch} x "
+        f"{request.device.type}; {sum(numels):,} parameters{frozen}; global batch of {engine.micro_batch} x "
         f"{engine.world_size} ranks x {engine.accumulation} rows; output {request.output}"
     )
     for steps, rows in request.config.recipe.train.batch_stages:

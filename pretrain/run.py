@@ -137,6 +137,7 @@ class Run:
             stop=self.watch.stop,
             noise=self.noise,
             activity=self.watch.activity,
+            diagnosis=build.diagnosis(self.request, self.folder.path, self.initial),
         )
         ending = Ending(
             self.folder,

@@ -36,6 +36,7 @@ FLOORS = MappingProxyType(
         "pretrain.optim": 1,
         "pretrain.backends": 2,
         "pretrain.checkpoint": 3,
+        "pretrain.diagnosis": 3,
         "pretrain.evaluate": 3,
         "pretrain.noise": 3,
         "pretrain.ending": 4,

@@ -72,6 +72,7 @@ class Scripted:
     said: list[str] = field(default_factory=list)
     figures: list[Any] = field(default_factory=list)
     signal_at: int | None = None
+    loss: float = 2.0
     calls: list[Any] = field(default_factory=list)
     draws: list[float] = field(default_factory=list)
     records: list[StepRecord] = field(default_factory=list)
@@ -87,7 +88,7 @@ class Scripted:
     def train_micro_batch(self, batch: Any, weights: LossWeights, *, last: bool) -> torch.Tensor:
         self.calls.append((batch.name, weights, last))
         self.draws.append(float(torch.rand(())))
-        return torch.tensor([2.0, 1.0])
+        return torch.tensor([self.loss, 1.0])
 
     def step(self, lr: Any) -> Any:
         if isinstance(lr, StepRecord):
@@ -358,11 +359,34 @@ def test_an_improvement_must_be_large_enough_and_is_measured_from_the_last_one()
 
 def test_gradient_that_is_not_finite_ends_the_run_unsaved() -> None:
     scripted, saved = Scripted(not_finite_at=3), Saved()
-    with pytest.raises(PretrainError, match=r"gradient norm of step 3 is nan .*cursor \[0, 0, 2\]"):
+    with pytest.raises(PretrainError, match=r"Step 3 is not finite .* norm nan.*cursor \[0, 0, 2\]"):
         loop_of(scripted, saved, checkpoint_every=3).run(Progress())
     assert saved == []
     assert scripted.records[-1].skipped
     assert scripted.records[-1].skipped_because == "not finite"
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_unsaved_and_without_diagnosing_a_good_step() -> None:
+    scripted, saved = Scripted(), Saved()
+    looked_at: list[Any] = []
+
+    class Looking:
+        def of(self, backend: Any, batches: Step, step: int, figures: Any, sums: torch.Tensor) -> str:
+            looked_at.append((batches.number, step, figures, sums.tolist()))
+            return "found out"
+
+    diagnosis: Any = Looking()
+    loop = loop_of(scripted, saved, checkpoint_every=1, length=RunLength(3, 3))
+    Loop(**{**vars(loop), "diagnosis": diagnosis}).run(Progress())
+    assert looked_at == [] and len(saved) == 3
+    broken, saved = Scripted(loss=float("inf")), Saved()
+    loop = loop_of(broken, saved, checkpoint_every=1)
+    with pytest.raises(
+        PretrainError, match=r"loss inf, .* norm 0\.5\) and went into the weights: found out\."
+    ):
+        Loop(**{**vars(loop), "diagnosis": diagnosis}).run(Progress())
+    assert saved == []
+    assert looked_at == [(1, 1, {"loss": float("inf"), "grad_norm": 0.5}, [float("inf"), 2.0])]
 
 
 def test_a_spike_is_passed_over_and_named_with_its_cursor() -> None:

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pretrain.checkpoint.frozen import all_parameters, check_moments_kept, check_same_frozen
 from pretrain.checkpoint.manifest import MASTER, CheckpointManifest, SavedSlice, slice_key, vector_key
 from pretrain.checkpoint.snapshot import local_tensors
 from pretrain.checkpoint.tensors import TensorFile
@@ -36,9 +37,10 @@ def load_checkpoint(
 
     Raises:
         DataError: a file is damaged, or the checkpoint has no moments.
-        UsageError: the checkpoint is of another model.
+        UsageError: the checkpoint is of another model, or other parameters were frozen.
     """
     manifest = verified or read_verified(folder, True, rank, ranks)
+    check_same_frozen(folder, manifest, optimizer.layout)
     _load(folder, manifest, optimizer, local_tensors(optimizer), optimizer.vectors)
     optimizer.applied_steps = manifest.state.applied_steps
     optimizer.earlier_steps = manifest.state.earlier_steps
@@ -68,6 +70,8 @@ def begin_phase(
     tensors = local_tensors(optimizer)
     wanted, vectors = ({MASTER: tensors[MASTER]}, {}) if moments == "reset" else (tensors, optimizer.vectors)
     manifest = verified or read_verified(folder, True, rank, ranks)
+    if moments != "reset":
+        check_moments_kept(folder, manifest, optimizer.layout, optimizer.vectors)
     _load(folder, manifest, optimizer, wanted, vectors)
     if moments == "kept":
         optimizer.earlier_steps = manifest.state.earlier_steps + manifest.state.applied_steps
@@ -90,10 +94,14 @@ def _load(
             "saved with (optimizer.name), or start anew with another --output."
         )
     _check_parameters(folder, manifest, optimizer.layout)
+    frozen = optimizer.layout.frozen
     problem: str | None = None
     try:
         for file in manifest.files:
-            _fill(folder / file.name, file.slices, optimizer.layout, wanted)
+            path = folder / file.name
+            _fill(path, file.slices, optimizer.layout, wanted)
+            if frozen is not None:
+                _fill(path, file.slices, frozen, {MASTER: [shard.tensor.detach() for shard in frozen.shards]})
         if vectors:
             _fill_whole(folder / manifest.files[0].name, vectors)
     except DataError as error:
@@ -102,7 +110,7 @@ def _load(
 
 
 def _check_parameters(folder: Path, manifest: CheckpointManifest, layout: ShardLayout) -> None:
-    ours = {info.name: list(info.shape) for info in layout.parameters}
+    ours = all_parameters(layout)
     for name in sorted(ours.keys() | manifest.parameters.keys()):
         if ours.get(name) != manifest.parameters.get(name):
             raise UsageError(

@@ -102,6 +102,7 @@ class CheckpointManifest(_Part):
     kinds: list[str]
     vectors: list[str] = []  # kinds that every rank holds whole; in the file of rank 0
     parameters: dict[str, list[Count]]
+    frozen: list[str] = []  # of the parameters, those that were not trained: they have master weights alone
     files: list[SavedFile]
     state: RunState
 
@@ -147,10 +148,12 @@ class CheckpointManifest(_Part):
 
     def tensors(self, file: SavedFile) -> Mapping[str, int | None]:
         """Elements of every tensor in one of its files, by key; None: of a whole vector, which only training knows."""
+        frozen = set(self.frozen)
         found: dict[str, int | None] = {
             slice_key(kind, piece.parameter, piece.start): piece.numel
             for kind in self.kinds
             for piece in file.slices
+            if kind == MASTER or piece.parameter not in frozen
         }
         return found if file != self.files[0] else found | dict.fromkeys(map(vector_key, self.vectors))
 

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from pretrain import comm
 from pretrain.checkpoint.commit import Place, commit, prepare
 from pretrain.checkpoint.disk import naming, sync, write_file, write_text
+from pretrain.checkpoint.frozen import all_parameters, frozen_names
 from pretrain.checkpoint.manifest import MASTER, CheckpointManifest, RunState, SavedFile
 from pretrain.checkpoint.retention import Retention
 from pretrain.checkpoint.snapshot import Snapshot
@@ -98,7 +99,8 @@ class Saver:
         manifest = CheckpointManifest(
             kinds=[MASTER, *self._optimizer.rule.moment_kinds],
             vectors=list(self._optimizer.vectors),
-            parameters={info.name: list(info.shape) for info in self._optimizer.layout.parameters},
+            parameters=all_parameters(self._optimizer.layout),
+            frozen=frozen_names(self._optimizer.layout),
             files=[],
             state=state,
         )

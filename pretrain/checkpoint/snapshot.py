@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from pretrain.checkpoint.frozen import frozen_slices, frozen_values
 from pretrain.checkpoint.manifest import MASTER, SavedSlice, slice_key, vector_key
 from pretrain.optim import ShardedOptimizer
 
@@ -45,7 +46,7 @@ class Snapshot:
                 parameter=layout.parameters[piece.parameter].name, start=piece.start, numel=piece.numel
             )
             for _, piece in layout.all_slices()
-        ]
+        ] + frozen_slices(layout)
 
     @torch.no_grad()
     def take(self) -> None:
@@ -75,6 +76,7 @@ class Snapshot:
             for shard, tensor in zip(layout.shards, tensors, strict=True):
                 for piece, view in zip(shard.slices, shard.views(tensor), strict=True):
                     found[slice_key(kind, layout.parameters[piece.parameter].name, piece.start)] = view
+        found |= frozen_values(layout)
         if self._holds_vectors:
             found |= {vector_key(kind): vector for kind, vector in self._optimizer.vectors.items()}
         return found

@@ -5,10 +5,11 @@
 3. the Hugging Face model is built - BertForPreTraining where the objective has sentence pairs, else the model
    with an MLM head only, so that every parameter gets a gradient - from the seed, leaving the global
    generator as it was;
-4. activation checkpointing is switched on for the layers that are asked for.
+4. what is not to be trained is frozen (`frozen`), and activation checkpointing is switched on for the layers that
+   are asked for.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,7 @@ from pretrain.files import json_object, read_bounded
 from pretrain.model import configs
 from pretrain.model.attention import PACKED, register_packed_attention
 from pretrain.model.encoder import PretrainingModel
+from pretrain.model.frozen import freeze
 from pretrain.rng import key as random_key
 
 Objective = Literal["nsp", "sop", "mlm"]
@@ -42,6 +44,7 @@ class ModelOptions:
     config: Path | str | None = None
     pretrained: Path | str | None = None
     dropout: float | None = None
+    frozen: Sequence[str] = ()  # patterns over parameter names
     activation_checkpointing: Literal["none", "full"] | int = "none"
     label_smoothing: float = 0.0
 
@@ -79,6 +82,7 @@ def build_model(
                 encoder = _load(auto_model, Path(options.pretrained), config)
             else:
                 encoder = _initialise(auto_model, config, key)
+    freeze(encoder, options.frozen)
     model = PretrainingModel(encoder, options.label_smoothing)
     _checkpoint_activations(model, options.activation_checkpointing)
     return model

@@ -32,7 +32,10 @@ def test_a_run_that_diverges_says_so(tmp_path: Path, options: tuple[str, ...], s
         cwd=tmp_path,
     )
     assert result.returncode == 1
-    assert "The gradient norm of step" in error_of(result.stderr)
+    said = error_of(result.stderr)
+    assert "Step 2 is not finite" in said and "it began on rank 0" in said
+    details = json.loads((tmp_path / "run" / "not-finite-step-00000002.json").read_text())
+    assert details["came_again"] and details["cursor"] == [0, 0, 2]
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["skipped"] and last["grad_norm"] is None
     assert last["skipped_because"] == "not finite"

@@ -77,7 +77,7 @@ def make_backend(cell: Cell, store: TokenStore, folder: Path) -> Backend:
         "gradient_clipping": MAX_GRAD_NORM,
     }
     recipe = Recipe.model_validate({"optimizer": optimizer})
-    model = make_model(store, folder, cell.checkpointing)
+    model = make_model(store, folder, cell.checkpointing, cell.frozen)
     return build_backend(cell.backend, model, recipe, engine_options(cell))
 
 
@@ -104,7 +104,7 @@ class _Recorder:
         self.records.append(record)
 
 
-class _SavesNothing:
+class SavesNothing:
     """Stands for the saver."""
 
     def begin(self, state: Any) -> None: ...
@@ -122,7 +122,7 @@ def train_course(backend: Backend, store: TokenStore, cell: Cell, steps: int) ->
     setting, rank = cell.setting(steps), dist.get_rank()
     stream = row_stream(store, "train", setting.sampling, SEED)
     recorder: Any = _Recorder()
-    saves_nothing: Any = _SavesNothing()
+    saves_nothing: Any = SavesNothing()
     options = LoopOptions(
         length=RunLength(steps, steps),
         stop_at_step=None,
@@ -152,10 +152,14 @@ def train_course(backend: Backend, store: TokenStore, cell: Cell, steps: int) ->
 
 
 def local_weights(backend: Backend) -> dict[str, torch.Tensor]:
-    layout = backend.layout
-    whole = {info.name: torch.full((info.numel,), torch.nan) for info in layout.parameters}
-    for shard in layout.shards:
-        assert shard.tensor.dtype == torch.float32
-        for piece, values in zip(shard.slices, shard.views(shard.tensor.detach()), strict=True):
-            whole[layout.parameters[piece.parameter].name][piece.start : piece.end] = values
-    return {info.name: whole[info.name].view(info.shape) for info in layout.parameters}
+    """This rank's pieces of all master weights, of what is not trained too; NaN elsewhere."""
+    found: dict[str, torch.Tensor] = {}
+    for layout in backend.layout.with_frozen():
+        whole = [torch.full((info.numel,), torch.nan) for info in layout.parameters]
+        for shard in layout.shards:
+            assert shard.tensor.dtype == torch.float32
+            for piece, values in zip(shard.slices, shard.views(shard.tensor.detach()), strict=True):
+                whole[piece.parameter][piece.start : piece.end] = values
+        named = zip(layout.parameters, whole, strict=True)
+        found |= {info.name: values.view(info.shape) for info, values in named}
+    return found

@@ -13,6 +13,7 @@ from pretrain.backends.carried import BackendName
 from pretrain.backends.deepspeed import DeepSpeedBackend
 from pretrain.data.batches import Batch
 from pretrain.data.store import TokenStore
+from pretrain.model import PretrainingModel
 from pretrain.optim import LossScaler, ShardedOptimizer
 from pretrain.sharding import ShardLayout, Slice
 from tests.numerics.cells import Cell, in_one_process
@@ -101,6 +102,10 @@ class MeanOfMeans:
     @property
     def layout(self) -> ShardLayout:
         return self._backend.layout
+
+    @property
+    def model(self) -> PretrainingModel:
+        return self._backend.model
 
     @property
     def optimizer(self) -> ShardedOptimizer:
