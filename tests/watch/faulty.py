@@ -30,6 +30,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "validating": (Evaluator, "_agree_to_go_on"),
     "building": (build, "build_encoder"),
 }
+SLICE_SECONDS = 0.05
 DEMO_BYTES = 3_000_000  # some seconds of building
 
 
@@ -42,7 +43,10 @@ def sleeping(function: Callable[..., Any], fault: dict[str, Any]) -> Callable[..
         calls += 1
         if fault.get("call", calls) == calls:
             print(f"faulty: {fault['where']}", flush=True)
-            time.sleep(fault["seconds"])
+            for _ in range(
+                round(fault["seconds"] / SLICE_SECONDS)
+            ):  # a process that is stopped sleeps no less
+                time.sleep(SLICE_SECONDS)
         return function(*args, **kwargs)
 
     return replaced

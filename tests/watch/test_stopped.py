@@ -65,9 +65,10 @@ def test_a_rank_that_sleeps_is_named_with_what_it_was_doing(
 
 def test_all_stopped_together_for_long_go_on(arguments: list[str], tmp_path: Path) -> None:
     """As a scheduler does to make room, in the midst of something long: for it no time has passed."""
-    slow = {"where": "saving", "call": 1, "seconds": WATCH_SECONDS / 2}
+    slow = {"where": "saving", "call": 1, "seconds": WATCH_SECONDS * 2 / 3}
     with world(tmp_path, [*arguments, "checkpoint.every=4"], 2, fault=slow) as running:
         running.wait_for_words("faulty: saving")
+        running.pause(WATCH_SECONDS / 4)  # until both watchdogs have seen it
         for number, seconds in ((signal.SIGSTOP, WATCH_SECONDS + 2), (signal.SIGCONT, 0)):
             for pid in running.pids():
                 os.kill(pid, number)
