@@ -110,11 +110,11 @@ def squared_norms(starts: np.ndarray, cut: Blocks, dtype: torch.dtype) -> np.nda
 def _sums_of_squares(table: np.ndarray, starts: np.ndarray, like: np.ndarray, sums: np.ndarray) -> None:
     for number in range(len(table)):
         index, first, last = table[number]
-        sums[number] = _sum_of_squares(array_at(starts[index], first, last, like))
+        sums[number] = sum_of_squares(array_at(starts[index], first, last, like))
 
 
 @compiled_sum
-def _sum_of_squares(values: np.ndarray) -> float:
+def sum_of_squares(values: np.ndarray) -> float:
     """In float64, of a 1-D array of floats."""
     total = 0.0
     for i in range(values.size):

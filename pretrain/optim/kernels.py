@@ -7,7 +7,10 @@ them have that type. No two arrays may overlap: where they do a loop is right, a
 
 import numpy as np
 
-from pretrain.compiled import array_at, compiled, compiled_sum
+from pretrain.blocks import sum_of_squares
+from pretrain.compiled import array_at, compiled
+
+_RUN = 2048
 
 # gradient factor, 1 - beta1, beta2, 1 - beta2, 1 / correction1, 1 / correction2, eps: see `adam_directions`.
 Coefficients = tuple[float, float, float, float, float, float, float]
@@ -25,31 +28,18 @@ def _moved(
     return first, second, first * scale1 / (np.sqrt(second) * scale2 + eps)
 
 
-@compiled_sum
-def _plus_square(total: float, value: float) -> float:
-    """In float64."""
-    wide = np.float64(value)
-    return total + wide * wide
-
-
 @compiled
-def _write_updates(
+def _update(
     gradient: np.ndarray,
     weight: np.ndarray,
     exp_avg: np.ndarray,
     exp_avg_sq: np.ndarray,
     coefficients: Coefficients,
     decay: float,
-) -> tuple[float, float]:
-    weights, updates = 0.0, 0.0
+) -> None:
     for i in range(gradient.size):
         exp_avg[i], exp_avg_sq[i], direction = _moved(gradient[i], exp_avg[i], exp_avg_sq[i], coefficients)
-        value = weight[i]
-        update = direction + decay * value
-        gradient[i] = update
-        weights = _plus_square(weights, value)
-        updates = _plus_square(updates, update)
-    return weights, updates
+        gradient[i] = direction + decay * weight[i]
 
 
 @compiled
@@ -58,18 +48,23 @@ def write_updates(
 ) -> None:
     """u = direction + decay * w, written over the gradient; the moments move on. `decays`: [arrays].
 
-    Into `sums`, float64 [2, blocks], go the sums of w * w and of u * u.
+    Into `sums`, float64 [blocks, 2], go the sums of w * w and of u * u. A block is taken in runs, whose squares are
+    added while they lie in the processor's first cache: in one loop the float64 of the sums would make all of it
+    narrower.
     """
     for number in range(len(table)):
-        index, first, last = table[number]
-        sums[0, number], sums[1, number] = _write_updates(
-            array_at(starts[0, index], first, last, decays),
-            array_at(starts[1, index], first, last, decays),
-            array_at(starts[2, index], first, last, decays),
-            array_at(starts[3, index], first, last, decays),
-            coefficients,
-            decays[index],
-        )
+        index, begin, end = table[number]
+        weights, updates = 0.0, 0.0
+        for first in range(begin, end, _RUN):
+            last = min(first + _RUN, end)
+            gradient = array_at(starts[0, index], first, last, decays)
+            weight = array_at(starts[1, index], first, last, decays)
+            exp_avg = array_at(starts[2, index], first, last, decays)
+            exp_avg_sq = array_at(starts[3, index], first, last, decays)
+            _update(gradient, weight, exp_avg, exp_avg_sq, coefficients, decays[index])
+            weights += sum_of_squares(weight)
+            updates += sum_of_squares(gradient)
+        sums[number, 0], sums[number, 1] = weights, updates
 
 
 @compiled

@@ -26,13 +26,13 @@ def write_updates(local: LocalSlices, options: AdamOptions, step: int) -> torch.
         return torch.stack([partial(local.weights), partial(local.raw_gradients)])
     cut, starts, dtype = local.table.blocks, local.addresses, blocks.numpy_dtype(local.layout.dtype)
     numbers = _numbers(dtype, local, options, step)
-    decays, sums = np.array(local.decays, dtype), np.zeros((2, len(cut)))
+    decays, sums = np.array(local.decays, dtype), np.zeros((len(cut), 2))
 
     def work(first: int, last: int) -> None:
-        kernels.write_updates(cut.table[first:last], starts, numbers, decays, sums[:, first:last])
+        kernels.write_updates(cut.table[first:last], starts, numbers, decays, sums[first:last])
 
     blocks.for_each(cut, work)
-    by_slice = np.stack([cut.sums_by_array(row) for row in sums])
+    by_slice = np.stack([cut.sums_by_array(row) for row in sums.T])
     return local.layout.by_parameter(local.table, torch.from_numpy(by_slice))
 
 
