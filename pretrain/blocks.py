@@ -17,18 +17,19 @@ import torch
 from pretrain.compiled import array_at, compiled, compiled_sum
 
 BLOCK_NUMEL = 1 << 17
-BLOCKS_PER_TURN = (
-    2  # whole ones: more and the last turn is waited for longer, fewer and Python is asked more often
-)
+# Whole ones, or shorter ones of as many elements: with more the last turn is waited for longer, with fewer Python is
+# asked more often.
+BLOCKS_PER_TURN = 2
 
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """Blocks of 1-D arrays; the same for all arrays of these sizes."""
+    """Blocks of 1-D arrays, the same for all arrays of these sizes.
 
-    table: (
-        np.ndarray
-    )  # int64 [blocks, 3]: index of the array, the block's first element, the one behind its last
+    `table`, int64 [blocks, 3]: index of the array, the block's first element in it, and the one behind its last.
+    """
+
+    table: np.ndarray
     num_arrays: int
 
     def __len__(self) -> int:
