@@ -111,14 +111,22 @@ def squared_norms(starts: np.ndarray, cut: Blocks, dtype: torch.dtype) -> np.nda
 def _sums_of_squares(table: np.ndarray, starts: np.ndarray, like: np.ndarray, sums: np.ndarray) -> None:
     for number in range(len(table)):
         index, first, last = table[number]
-        sums[number] = sum_of_squares(array_at(starts[index], first, last, like))
+        sums[number] = _sum_of_squares(array_at(starts[index], first, last, like))
 
 
 @compiled_sum
-def sum_of_squares(values: np.ndarray) -> float:
-    """In float64, of a 1-D array of floats."""
+def _sum_of_squares(values: np.ndarray) -> float:
+    """In float64, of a 1-D array of floats.
+
+    By quarters, side by side: a processor fetches ahead for each place that is read, and one alone leaves it waiting.
+    """
+    quarter = values.size // 4
     total = 0.0
-    for i in range(values.size):
-        value = np.float64(values[i])
-        total += value * value
+    for i in range(quarter):
+        first, second = np.float64(values[i]), np.float64(values[quarter + i])
+        third, fourth = np.float64(values[2 * quarter + i]), np.float64(values[3 * quarter + i])
+        total += first * first + second * second + third * third + fourth * fourth
+    for i in range(4 * quarter, values.size):
+        last = np.float64(values[i])
+        total += last * last
     return total

@@ -7,10 +7,7 @@ them have that type. No two arrays may overlap: where they do a loop is right, a
 
 import numpy as np
 
-from pretrain.blocks import sum_of_squares
-from pretrain.compiled import array_at, compiled
-
-_RUN = 2048
+from pretrain.compiled import array_at, compiled, compiled_sum
 
 # gradient factor, 1 - beta1, beta2, 1 - beta2, 1 / correction1, 1 / correction2, eps: see `adam_directions`.
 Coefficients = tuple[float, float, float, float, float, float, float]
@@ -28,18 +25,32 @@ def _moved(
     return first, second, first * scale1 / (np.sqrt(second) * scale2 + eps)
 
 
+@compiled_sum
+def _plus_square(total: float, value: float) -> float:
+    """In float64."""
+    wide = np.float64(value)
+    return total + wide * wide
+
+
 @compiled
-def _update(
+def _write_updates(
     gradient: np.ndarray,
     weight: np.ndarray,
     exp_avg: np.ndarray,
     exp_avg_sq: np.ndarray,
     coefficients: Coefficients,
     decay: float,
-) -> None:
+) -> tuple[float, float]:
+    """The sums are in the same loop because they take their time while it waits for memory."""
+    weights, updates = 0.0, 0.0
     for i in range(gradient.size):
         exp_avg[i], exp_avg_sq[i], direction = _moved(gradient[i], exp_avg[i], exp_avg_sq[i], coefficients)
-        gradient[i] = direction + decay * weight[i]
+        value = weight[i]
+        update = direction + decay * value
+        gradient[i] = update
+        weights = _plus_square(weights, value)
+        updates = _plus_square(updates, update)
+    return weights, updates
 
 
 @compiled
@@ -48,23 +59,18 @@ def write_updates(
 ) -> None:
     """u = direction + decay * w, written over the gradient; the moments move on. `decays`: [arrays].
 
-    Into `sums`, float64 [blocks, 2], go the sums of w * w and of u * u. A block is taken in runs, whose squares are
-    added while they lie in the processor's first cache: in one loop the float64 of the sums would make all of it
-    narrower.
+    Into `sums`, float64 [blocks, 2], go the sums of w * w and of u * u.
     """
     for number in range(len(table)):
-        index, begin, end = table[number]
-        weights, updates = 0.0, 0.0
-        for first in range(begin, end, _RUN):
-            last = min(first + _RUN, end)
-            gradient = array_at(starts[0, index], first, last, decays)
-            weight = array_at(starts[1, index], first, last, decays)
-            exp_avg = array_at(starts[2, index], first, last, decays)
-            exp_avg_sq = array_at(starts[3, index], first, last, decays)
-            _update(gradient, weight, exp_avg, exp_avg_sq, coefficients, decays[index])
-            weights += sum_of_squares(weight)
-            updates += sum_of_squares(gradient)
-        sums[number, 0], sums[number, 1] = weights, updates
+        index, first, last = table[number]
+        sums[number, 0], sums[number, 1] = _write_updates(
+            array_at(starts[0, index], first, last, decays),
+            array_at(starts[1, index], first, last, decays),
+            array_at(starts[2, index], first, last, decays),
+            array_at(starts[3, index], first, last, decays),
+            coefficients,
+            decays[index],
+        )
 
 
 @compiled
