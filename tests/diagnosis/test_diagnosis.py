@@ -16,6 +16,7 @@ from pretrain.data.order import Cursor
 from pretrain.data.stream import RowStream
 from pretrain.diagnosis import Diagnosis
 from pretrain.diagnosis.diagnosis import names_of
+from pretrain.rng import key
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
 from tests.data.fakes import ALL_SPECIAL_IDS, SPECIAL_IDS, VOCAB_SIZE, FakeSplit
 from tests.model.tiny_models import build_tiny
@@ -101,6 +102,9 @@ def test_what_does_not_come_again_is_the_hardware(tmp_path: Path) -> None:
     assert details["ranks"][0]["repeated_loss_sums"] == [8.0, 4.0]
     assert [call[:2] for call in engine.calls[:-1]] == [(2, False), (2, False), (2, False), (2, True)]
     assert engine.calls[-1] == "measured"
+    for index, call in enumerate(engine.calls[:-1]):
+        torch.manual_seed(key(5, "dropout", 7, index, 0))  # as the loop does
+        assert call[2] == float(torch.rand(()))
 
 
 def test_no_rank_stands_out(tmp_path: Path) -> None:

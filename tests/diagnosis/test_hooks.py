@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 from pretrain.diagnosis import Finding, FiniteChecks
 from pretrain.model import PretrainingModel
@@ -110,6 +111,27 @@ def test_of_compiled_layers_the_whole_layer_is_named(tmp_path: Path) -> None:
     used = [name for parameters in compiled.values() for name in parameters]
     assert sorted(set(used)) == sorted({name for name, _ in model.encoder.named_parameters()} | {*used})
     assert {name for name, _ in model.encoder.named_parameters()} <= set(used)
+
+
+@pytest.mark.slow
+def test_compiled_code_is_looked_at_from_outside_and_not_compiled_again(tmp_path: Path) -> None:
+    torch._dynamo.reset()
+    model = build_tiny(tmp_path, "bert", "nsp", dropout=0.2)
+    model.compile_blocks()
+    plain = train_step(model)
+    graphs = counters["stats"]["unique_graphs"]
+    model.zero_grad(set_to_none=True)
+    with FiniteChecks(model) as checks:
+        found = train_step(model)
+    assert checks.first is None
+    assert all(torch.equal(found[name], value) for name, value in plain.items())
+    model.zero_grad(set_to_none=True)
+    name = "bert.encoder.layer.1.output.dense.weight"
+    model.encoder.get_parameter(name).register_hook(lambda gradient: gradient * torch.nan)
+    first = looked_at(model).first
+    assert first is not None and first[:3] == ("backward", "gradient of", name)
+    assert counters["stats"]["unique_graphs"] == graphs
+    torch._dynamo.reset()
 
 
 def test_the_loss_has_a_name_of_its_own(tmp_path: Path) -> None:
