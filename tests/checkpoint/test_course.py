@@ -8,8 +8,8 @@ import pytest
 from pretrain.checkpoint import RunState, SavedStore, check_same_course, is_same_course, recipe_changes
 from pretrain.config import Recipe
 from pretrain.errors import DataError, PretrainError, UsageError
+from pretrain.faults.small import state_at
 from pretrain.optim import LossScaleState, NoiseState
-from tests.checkpoint.saved import state_at
 
 FOLDER = Path("run/checkpoints/step-00000003")
 ONE = SavedStore(name="one", fingerprint="1" * 64, weight=2)

@@ -15,10 +15,11 @@ import torch.distributed as dist
 from pretrain.checkpoint import Retention, Saver, find_checkpoint, load_checkpoint
 from pretrain.checkpoint.disk import naming, write_file
 from pretrain.errors import PretrainError
+from pretrain.faults.small import CUT, WHOLE, contents, make_optimizer, state_at
+from pretrain.faults.system_calls import before_each, path_of
 from pretrain.optim import LambOptions, ShardedOptimizer
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
-from tests.checkpoint.saved import CUT, WHOLE, contents, make_optimizer, save, state_at
-from tests.checkpoint.system_calls import before_each, path_of
+from tests.checkpoint.saved import save
 from tests.worlds import run_ranks
 
 FILES = ("rank-00000.safetensors", "rank-00000.json", "manifest.json", ".best.partial", ".latest.partial")

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from pretrain.checkpoint import Retention, Saver, find_best, find_checkpoint, load_checkpoint
+from pretrain.faults.small import CUT, WHOLE, contents, make_optimizer, state_at
+from pretrain.faults.system_calls import killed_before, recorded
 from pretrain.optim import ShardedOptimizer, Validations
-from tests.checkpoint.saved import CUT, WHOLE, contents, make_optimizer, state_at
-from tests.checkpoint.system_calls import killed_before, recorded
 
 pytestmark = pytest.mark.usefixtures("one_rank")
 # A save has about 30; each is tried, so this bounds only a save that never ends.

@@ -22,9 +22,10 @@ from pretrain.checkpoint import (
 )
 from pretrain.checkpoint import commit as committing
 from pretrain.errors import PretrainError
+from pretrain.faults.small import CUT, WHOLE, contents, make_optimizer, state_at
+from pretrain.faults.system_calls import before_each, path_of
 from pretrain.optim import Validations
-from tests.checkpoint.saved import CUT, WHOLE, contents, make_optimizer, save, state_at
-from tests.checkpoint.system_calls import before_each, path_of
+from tests.checkpoint.saved import save
 from tests.checkpoint.test_full_disk import half_optimizer
 from tests.worlds import run_ranks
 
