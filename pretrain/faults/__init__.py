@@ -6,8 +6,3 @@
    nothing from outside could do it (`faulty`), and compared bit for bit (`courses`);
 4. an `Outcome` says what was tried, what was green, and what was seen where it was not.
 """
-
-from pretrain.faults import asked, damage, disk, killed, same, stopped
-from pretrain.faults.row import Row
-
-ROWS: tuple[Row, ...] = (*killed.ROWS, *disk.ROWS, *damage.ROWS, *same.ROWS, *stopped.ROWS, *asked.ROWS)

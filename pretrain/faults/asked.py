@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import psutil
 
@@ -35,7 +36,7 @@ RANKS = (
 
 def _rank_tries(bench: Bench) -> Iterator[Try]:
     for rank, number in bench.sample(RANKS, 2):
-        yield Try(f"{number.name} to rank {rank}", lambda r=rank, n=number: _to_rank(bench, r, n))
+        yield Try(f"{number.name} to rank {rank}", partial(_to_rank, bench, rank, number))
 
 
 def _to_rank(bench: Bench, rank: int, number: signal.Signals) -> None:
@@ -50,7 +51,7 @@ def _launcher_tries(bench: Bench) -> Iterator[Try]:
     for launcher, options, number, code in bench.sample(LAUNCHERS, 2):
         yield Try(
             f"{number.name} to {launcher} {' '.join(options)}",
-            lambda n=launcher, o=options, s=number, c=code: _to_launcher(bench, n, o, s, c),
+            partial(_to_launcher, bench, launcher, options, number, code),
         )
 
 
@@ -78,7 +79,7 @@ def _time_tries(bench: Bench) -> Iterator[Try]:
         ("in validation", _in_validation),
     ]
     for what, act in bench.sample(times, 2):
-        yield Try(what, lambda a=act: a(bench))
+        yield Try(what, partial(act, bench))
 
 
 def _while_saving(bench: Bench) -> None:

@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from pretrain.checkpoint import read_verified, saved_checkpoints
@@ -69,7 +70,7 @@ def _flip_tries(bench: Bench) -> Iterator[Try]:
         for number in range(FLIPS if bench.in_full else FLIPS_IN_SAMPLE):
             path = newest / (ONE, TWO, MANIFEST)[number % 3]
             bit = draw.randrange(8 * path.stat().st_size)
-            yield Try(f"{path.name} bit {bit}", lambda p=path, b=bit: _refuses_flipped(p, b))
+            yield Try(f"{path.name} bit {bit}", partial(_refuses_flipped, path, bit))
         yield Try("whole again", lambda: expect(refusal(newest) == "", refusal(newest)))
 
 
@@ -150,9 +151,9 @@ DAMAGES: tuple[tuple[str, Callable[[Path], None], str], ...] = (
 def _file_tries(bench: Bench) -> Iterator[Try]:
     with one_rank():
         for what, damage, file in DAMAGES:
-            yield Try(what, lambda d=damage, f=file: _refuses_damaged(bench, d, f))
+            yield Try(what, partial(_refuses_damaged, bench, damage, file))
     for what, damage, file in bench.sample((DAMAGES[1], DAMAGES[6], DAMAGES[8]), 1):
-        yield Try(f"{what}, a run", lambda d=damage, f=file: _run_refuses_or_falls_back(bench, d, f))
+        yield Try(f"{what}, a run", partial(_run_refuses_or_falls_back, bench, damage, file))
 
 
 def _refuses_damaged(bench: Bench, damage: Callable[[Path], None], file: str) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +118,11 @@ def _call_tries(bench: Bench) -> Iterator[Try]:
                 is_over: list[bool] = []
                 yield Try(
                     f"{what}, before call {number}",
-                    lambda f=folder, b=before, n=number, w=was_new, o=is_over: _killed(f, b, n, w, o),
+                    partial(_killed, folder, before, number, was_new, is_over),
                 )
                 if is_over != [False]:
                     break
-            yield Try(f"{what}, all calls", lambda w=was_new: _expect_one_commit(w))
+            yield Try(f"{what}, all calls", partial(_expect_one_commit, was_new))
 
 
 def _killed(folder: Path, before: int | None, number: int, was_new: list[bool], is_over: list[bool]) -> None:
@@ -183,7 +184,7 @@ def _room_tries(bench: Bench) -> Iterator[Try]:
         files: set[str] = set()
         for pages in range(MAX_CALLS):
             ends: list[str | None] = []
-            yield Try(f"{pages} pages free", lambda n=pages, e=ends: e.append(_saved(disk, n * page)))
+            yield Try(f"{pages} pages free", partial(_saved, disk, pages * page, ends))
             if ends == [None]:
                 break
             files.update(each for each in ends if each)
@@ -192,8 +193,8 @@ def _room_tries(bench: Bench) -> Iterator[Try]:
     yield Try("two ranks of a run", lambda: _run_without_room(bench))
 
 
-def _saved(disk: Path, free: int) -> str | None:
-    """The file at which a save failed; None where it went well. Nobody knew of it when the save began."""
+def _saved(disk: Path, free: int, ends: list[str | None]) -> None:
+    """A save with so many bytes free, which nobody knew when it began: adds the file at which it failed, or None."""
     optimizer = make_optimizer(*CUT, seed=1)
     saver = Saver(disk, optimizer, Retention(9), 0)
     shutil.rmtree(
@@ -207,13 +208,14 @@ def _saved(disk: Path, free: int) -> str | None:
                 saver.begin(state_at(10, optimizer.applied_steps))
                 saver.finish()
         except PretrainError as error:
-            return _file_of(disk, str(error), free)
+            ends.append(_file_of(disk, str(error), free))
+            return
     finally:
         os.close(filler)
         (disk / "filler").unlink()
     newest = find_checkpoint(disk)
     expect(newest == disk / "step-00000010" and is_that_of(loaded(newest), 1), f"it ended well with {newest}")
-    return None
+    ends.append(None)
 
 
 @contextmanager
@@ -227,7 +229,7 @@ def _room_at_first_sight() -> Iterator[None]:
         found = honest(path)
         return os.statvfs_result([*found[:2], *[1 << 20] * 3, *found[5:]]) if looks == 1 else found
 
-    os.statvfs = looked  # type: ignore[assignment]
+    os.statvfs = looked
     try:
         yield
     finally:

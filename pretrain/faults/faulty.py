@@ -75,7 +75,7 @@ def spoil_a_batch(fault: dict[str, Any]) -> None:
         model.encoder.get_submodule(NOT_FINITE_LAYER).register_forward_hook(strike)
         return model
 
-    build.build_encoder = spoiled
+    setattr(build, "build_encoder", spoiled)  # noqa: B010 - no function for mypy to compare
 
 
 def jump_the_clock(fault: dict[str, Any]) -> None:
@@ -92,7 +92,7 @@ def jump_the_clock(fault: dict[str, Any]) -> None:
             print("faulty: clock", flush=True)
         return original(*args)
 
-    Loader._step_batches = jumped  # type: ignore[method-assign]
+    setattr(Loader, "_step_batches", jumped)  # noqa: B010
 
 
 STRIKES: MappingProxyType[str, Callable[[dict[str, Any]], None]] = MappingProxyType(

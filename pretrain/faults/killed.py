@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from pretrain.checkpoint import CheckpointManifest, verify_checkpoint
@@ -81,9 +82,9 @@ def _kill_tries(bench: Bench) -> Iterator[Try]:
             steps = draws.randrange(1, 9)
             yield Try(
                 f"{way}, kill {number + 1}, rank {rank}",
-                lambda f=folder, w=way, r=rank, s=steps: _killed(bench, f, w, r, s),
+                partial(_killed, bench, folder, way, rank, steps),
             )
-        yield Try(f"{way}, resumed", lambda f=folder, w=way: _goes_on_bit_for_bit(bench, f, w))
+        yield Try(f"{way}, resumed", partial(_goes_on_bit_for_bit, bench, folder, way))
 
 
 def _traces(bench: Bench) -> Traces:
@@ -119,7 +120,7 @@ def _listens(port: int) -> bool:
 
 def _launcher_tries(bench: Bench) -> Iterator[Try]:
     for launcher in bench.sample(("deepspeed", "torchrun"), 1):
-        yield Try(launcher, lambda name=launcher: _killed_under(bench, name))
+        yield Try(launcher, partial(_killed_under, bench, launcher))
 
 
 def _killed_under(bench: Bench, launcher: str) -> None:
@@ -150,12 +151,12 @@ def _start_tries(bench: Bench) -> Iterator[Try]:
             seconds = draws.uniform(0, longest)
             yield Try(
                 f"{way} {' '.join(more)}, kill {number + 1} after {seconds:.1f} s",
-                lambda f=folder, w=way, t=typed, s=seconds: _all_killed(bench, f, w, t, s),
+                partial(_all_killed, bench, folder, way, typed, seconds),
             )
         stop = [*typed, "train.stop_at_step=9"]
         yield Try(
             f"{way} {' '.join(more)}, the next start",
-            lambda f=folder, w=way, t=stop: _starts(bench, f, w, t),
+            partial(_starts, bench, folder, way, stop),
         )
 
 
@@ -180,7 +181,7 @@ def _starts(bench: Bench, folder: Path, way: Way, typed: list[str]) -> None:
 
 def _slow_save_tries(bench: Bench) -> Iterator[Try]:
     for rank in bench.sample((1, 0), 1):
-        yield Try(f"rank {rank}", lambda r=rank: _slow_then_killed(bench, r))
+        yield Try(f"rank {rank}", partial(_slow_then_killed, bench, rank))
 
 
 def _slow_then_killed(bench: Bench, rank: int) -> None:

@@ -4,6 +4,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import monotonic
+from typing import Literal
 
 from pretrain.faults.bench import Bench
 
@@ -50,13 +51,11 @@ class Outcome:
     not_run: tuple[str, ...]
 
     @property
-    def is_red(self) -> bool:
-        return self.green < self.tried
-
-    @property
-    def is_green(self) -> bool:
+    def state(self) -> Literal["green", "red", "not run"]:
         """Nothing that was not tried is green."""
-        return self.green == self.tried > 0
+        if self.green < self.tried:
+            return "red"
+        return "green" if self.tried else "not run"
 
 
 def expect(kept: object, seen: str) -> None:

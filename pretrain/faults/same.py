@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,11 +31,9 @@ def _rank_tries(bench: Bench) -> Iterator[Try]:
     stop = f"train.stop_at_step={STEPS // 2}"
     for way in bench.sample((FSDP, DEEPSPEED), 1):
         folder = bench.new_folder("ranks")
-        yield Try(f"{way}, stopped", lambda f=folder, w=way: run_to(bench, f, [*typed, stop], 2, w, code=75))
+        yield Try(f"{way}, stopped", partial(run_to, bench, folder, [*typed, stop], 2, way, code=75))
         for ranks in (1, 2, 4):
-            yield Try(
-                f"{way}, on {ranks}", lambda f=folder, w=way, n=ranks: _on(bench, f / "run", w, n, typed)
-            )
+            yield Try(f"{way}, on {ranks}", partial(_on, bench, folder / "run", way, ranks, typed))
 
 
 def _on(bench: Bench, stopped: Path, way: Way, ranks: int, typed: list[str]) -> None:
@@ -54,18 +53,18 @@ def _on(bench: Bench, stopped: Path, way: Way, ranks: int, typed: list[str]) -> 
 def _engine_tries(bench: Bench) -> Iterator[Try]:
     """A third of the steps under one, a third under the other, the last third under the first again."""
     turns = [(DEEPSPEED, FSDP, DEEPSPEED), (FSDP, Way("deepspeed", 3), FSDP)]
+    typed = [*bench.arguments(ENGINE_STEPS), "model.dropout=0.0", "log.samples=true"]
     for number, ways in enumerate(bench.sample(turns, 1)):
         folder = bench.new_folder("engines")
         stops = [ENGINE_STEPS // 3, 2 * ENGINE_STEPS // 3, ENGINE_STEPS]
-        typed = [*bench.arguments(ENGINE_STEPS), "model.dropout=0.0", "log.samples=true"]
         for way, stop in zip(ways, stops, strict=True):
             yield Try(
                 f"turn {number + 1}, {way} to step {stop}",
-                lambda f=folder, w=way, s=stop: _taken_to(bench, f, w, s, typed),
+                partial(_taken_to, bench, folder, way, stop, typed),
             )
         yield Try(
             f"turn {number + 1}, losses",
-            lambda f=folder, w=ways[0]: _expect_course(bench, f / "run", w, typed),
+            partial(_expect_course, bench, folder / "run", ways[0], typed),
         )
 
 
@@ -100,7 +99,7 @@ def _recomputation_tries(bench: Bench) -> Iterator[Try]:
     typed = [*bench.arguments(STEPS), "model.dropout=0.1", "log.samples=true"]
     ways = (FSDP, Way("deepspeed", 2, bf16=True), DEEPSPEED, Way("fsdp", 2, bf16=True))
     for way in bench.sample(ways, 1):
-        yield Try(str(way), lambda w=way: _recomputed(bench, w, typed))
+        yield Try(str(way), partial(_recomputed, bench, way, typed))
 
 
 def _recomputed(bench: Bench, way: Way, typed: list[str]) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from pretrain.faults.bench import WATCH_SECONDS, Bench
@@ -26,7 +27,7 @@ SLEEPERS = (
 
 def _stop_tries(bench: Bench) -> Iterator[Try]:
     for rank in (0, 1):  # rank 0 keeps the store, which then gives no answer
-        yield Try(f"rank {rank}", lambda r=rank: _stopped(bench, r))
+        yield Try(f"rank {rank}", partial(_stopped, bench, rank))
 
 
 def _stopped(bench: Bench, rank: int) -> None:
@@ -47,7 +48,7 @@ def _sleep_tries(bench: Bench) -> Iterator[Try]:
     for where, file, doing, ranks in bench.sample(SLEEPERS, 2):
         yield Try(
             f"{where}, one of {ranks}",
-            lambda w=where, f=file, d=doing, n=ranks: _slept(bench, w, f, d, n),
+            partial(_slept, bench, where, file, doing, ranks),
         )
 
 
