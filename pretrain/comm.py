@@ -279,6 +279,15 @@ def command_environment(root: Path, extra: Mapping[str, str] | None = None) -> d
     return found | dict(extra or {})
 
 
+def rank_of(pid: int) -> int | None:
+    """What a launcher told this process of ours when it was started. Raises OSError where it is gone."""
+    for line in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+        name, _, value = line.partition(b"=")
+        if name == b"RANK" and value.isdigit():
+            return int(value)
+    return None
+
+
 def take_environment(environment: Mapping[str, str]) -> None:
     """Makes it that of this process, which was forked from another's."""
     os.environ.clear()

@@ -70,11 +70,11 @@ class World:
             return [child.pid or 0 for child in self.children]
         found = {}
         for each in psutil.Process(self.launcher.pid).children(recursive=True):
-            with suppress(psutil.Error):
-                if any(word.endswith("faulty.py") for word in each.cmdline()) and "RANK" in each.environ():
-                    rank = each.environ()["RANK"]
-                    # deepspeed's own processes name the script too, and have no rank.
-                    found[int(rank)] = each.pid
+            with suppress(psutil.Error, OSError):
+                # deepspeed's own processes name the script too, and have no rank.
+                rank = comm.rank_of(each.pid) if _is_ours(each.cmdline()) else None
+                if rank is not None:
+                    found[rank] = each.pid
         return [found[rank] for rank in sorted(found)]
 
     @property
@@ -140,6 +140,10 @@ class World:
         if self.launcher is not None:
             return [self.launcher.returncode], took
         return [child.exitcode or 0 for child in self.children], took
+
+
+def _is_ours(words: Sequence[str]) -> bool:
+    return any(word.endswith(FAULTY.name) for word in words)
 
 
 def is_alive(pid: int) -> bool:

@@ -66,7 +66,7 @@ def test_a_row_that_breaks_off_between_tries_is_red() -> None:
 def test_expectations() -> None:
     expect([1], "never")
     assert only(["a"], "letters") == "a"
-    for kept in ([], None, 0, False):
+    for kept in list[object]([[], None, 0, False]):
         with pytest.raises(Red, match="seen"):
             expect(kept, "seen")
     for found in ([], ["a", "b"]):
