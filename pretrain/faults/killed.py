@@ -53,6 +53,8 @@ def _killed(bench: Bench, folder: Path, way: Way, rank: int, steps: int) -> None
         first = latest(running.run) if (running.run / "checkpoints" / "latest").exists() else 0
         running.wait_for_words("global batch of")  # the lines of steps that were lost are gone then
         running.wait_for_step(first + steps)
+        if not first:  # from the second start on there is something to go on from
+            running.wait_for((running.run / "checkpoints" / "latest").exists, "saved")
         step, pids = running.steps, running.pids()
         os.kill(pids[rank], signal.SIGKILL)
         codes, took = running.end(pids=pids)
@@ -67,7 +69,8 @@ def _killed(bench: Bench, folder: Path, way: Way, rank: int, steps: int) -> None
 
 
 def _goes_on_bit_for_bit(bench: Bench, folder: Path, way: Way) -> None:
-    run_to(bench, folder, course_arguments(bench), RANKS, way)
+    running = run_to(bench, folder, course_arguments(bench), RANKS, way)
+    expect("bit for bit" in running.said, f"it did not go on from a checkpoint: {running.said[:1000]}")
     whole = undisturbed(bench, way, RANKS, course_arguments(bench))
     expect_bitwise(Course.of(folder / "run"), whole)
 
@@ -79,7 +82,7 @@ def _kill_tries(bench: Bench) -> Iterator[Try]:
         folder = bench.new_folder("killed")
         for number in range(KILLS if bench.in_full else KILLS_IN_SAMPLE):
             rank = draws.randrange(1, RANKS) if number % 2 == 0 else 0  # the one that keeps the store, too
-            steps = draws.randrange(1, 9)
+            steps = draws.randrange(1, 12)
             yield Try(
                 f"{way}, kill {number + 1}, rank {rank}",
                 partial(_killed, bench, folder, way, rank, steps),
