@@ -19,7 +19,7 @@ INSTALLED = $(VENV)/installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test test-full test-matrix check bench-data bench-optimizer bench-saving environment clean
+.PHONY: help pretrain test test-full test-matrix faults check bench-data bench-optimizer bench-saving environment clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test-full: environment ## the same, with the sweeps that `test` takes a sample o
 
 test-matrix: environment ## every engine, stage, cut and precision beside one plain process; writes the table of the docs
 	python -m pytest --in-full tests/numerics/test_matrix.py --matrix-results tests/benchmarks/results
+
+faults: environment ## every fault in full, and a table of what is promised and what was kept; about half an hour
+	python -m pretrain faults --output tests/benchmarks/results/faults.json
 
 check: environment ## lint, types and the fast tests
 	ruff check .

@@ -3,6 +3,7 @@
 With `run`, which puts them to work, the only module that knows every room.
 """
 
+import os
 import platform
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -40,7 +41,7 @@ from pretrain.optim import (
     SpikeRule,
 )
 from pretrain.secrets import without_secrets
-from pretrain.watch import Watch
+from pretrain.watch import Activity, Watch
 
 MEASURED_ROWS = 4096  # of which the samples are counted, at most
 
@@ -76,8 +77,8 @@ def engine_options(request: Request) -> EngineOptions:
 
 
 def sampling_options(recipe: Recipe) -> SamplingOptions:
-    """The `data` section without the store."""
-    return SamplingOptions(**recipe.data.model_dump(exclude={"store", "blend"}))
+    """How samples are made: of the `data` section all but which stores, and how they are looked at."""
+    return SamplingOptions(**recipe.data.model_dump(exclude={"store", "blend", "verify"}))
 
 
 def open_corpus(request: Request) -> Corpus:
@@ -88,6 +89,12 @@ def open_corpus(request: Request) -> Corpus:
     kind: Literal["weight", "epochs"] = "weight" if blend[0].weight is not None else "epochs"
     shares = [each.weight or each.epochs or 0.0 for each in blend]
     return Corpus.open([each.store for each in blend], shares, kind)
+
+
+def verify_corpus(corpus: Corpus, activity: Activity) -> None:
+    """Rank 0 reads every store once; collective. Raises DataError, on every rank, where one is damaged."""
+    workers = len(os.sched_getaffinity(0))
+    comm.on_first_rank(lambda: corpus.verify(workers, lambda _: activity.advance()))
 
 
 def row_stream(store: TokenStore, split: str, options: SamplingOptions, seed: int) -> RowStream:
@@ -266,6 +273,7 @@ def initial_state(
         applied_steps=0,
         seed=request.config.recipe.seed,
         store_fingerprint=corpus.fingerprint,
+        tokenizer_sha256=corpus.first.manifest.tokenizer_sha256,
         blend=saved_stores(corpus) if corpus.is_blend else [],
         sampling=asdict(sampling),
         model_class=type(model.encoder).__name__,

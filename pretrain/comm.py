@@ -7,6 +7,7 @@ is a world of one. The process group is gloo on CPU and NCCL on CUDA.
 import os
 import shutil
 import socket
+import sys
 import sysconfig
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -25,6 +26,11 @@ from pretrain.secrets import secrets_in
 T = TypeVar("T")
 GROUP_SECONDS = 1800.0
 _WATCH_SECONDS = 3.0  # that one question of the watchdog to the store may take
+# Of a launcher, which a command started from here must not see.
+_OF_A_LAUNCHER = (
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE"),
+    *("MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID"),
+)
 # NVIDIA's data sheets, without sparsity.
 _BF16_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
 
@@ -258,3 +264,31 @@ def environment_secrets() -> frozenset[str]:
 def batch_job() -> str | None:
     """What identifies this batch job across its restarts, if a scheduler says so."""
     return os.environ.get("SLURM_JOB_ID")
+
+
+def command_environment(root: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a command as a user types it: this one without a launcher's variables, and `extra`.
+
+    Packages are imported from `root` first, and this interpreter's own commands (`deepspeed`, `torchrun`) come first
+    on the path, as after activating its environment.
+    """
+    found = {name: value for name, value in os.environ.items() if name not in _OF_A_LAUNCHER}
+    found["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), found.get("PATH", os.defpath)])
+    found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), found.get("PYTHONPATH")]))
+    found["TOKENIZERS_PARALLELISM"] = "false"
+    return found | dict(extra or {})
+
+
+def rank_of(pid: int) -> int | None:
+    """What a launcher told this process of ours when it was started. Raises OSError where it is gone."""
+    for line in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+        name, _, value = line.partition(b"=")
+        if name == b"RANK" and value.isdigit():
+            return int(value)
+    return None
+
+
+def take_environment(environment: Mapping[str, str]) -> None:
+    """Makes it that of this process, which was forked from another's."""
+    os.environ.clear()
+    os.environ.update(environment)

@@ -246,6 +246,10 @@ def _prepare(request: Request, folder: RunFolder, terminal: Terminal, watch: Wat
     recipe = request.config.recipe
     engine = build.engine_options(request)
     corpus = build.open_corpus(request)
+    if recipe.data.verify:
+        watch.activity.now("verifying the token store")
+        build.verify_corpus(corpus, watch.activity)
+        watch.activity.now("building model and engine")
     model = build.build_encoder(recipe, corpus.first)
     flops = model.flops
     initial = build.initial_state(request, engine, corpus, build.sampling_options(recipe), model)

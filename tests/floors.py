@@ -46,6 +46,7 @@ FLOORS = MappingProxyType(
         "pretrain.build": 5,
         "pretrain.opening": 6,
         "pretrain.run": 6,
+        "pretrain.faults": 6,
         "pretrain.command": 6,
         "pretrain.__main__": 6,
         "data_prep": 6,

@@ -13,9 +13,9 @@ from pretrain.checkpoint import RunState, save_checkpoint
 from pretrain.comm import Placement
 from pretrain.config import Recipe
 from pretrain.errors import DataError, UsageError
+from pretrain.faults.small import CUT, contents, make_optimizer, state_at
 from pretrain.optim import LossScaleState, NoiseScale, ShardedOptimizer
 from pretrain.resume import Resumption
-from tests.checkpoint.saved import CUT, contents, make_optimizer, state_at
 from tests.worlds import run_ranks
 
 FILE = "rank-00000.safetensors"

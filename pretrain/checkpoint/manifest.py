@@ -86,6 +86,7 @@ class RunState(_Part):
     validations: Validations | None = None  # where the best one is looked for
     seed: int
     store_fingerprint: str  # of a blend: over all its stores and weights
+    tokenizer_sha256: str = ""  # of the stores' tokenizer.json; empty: written before it was kept
     blend: list[SavedStore] = []  # empty: one store
     sampling: dict[str, Any]
     model_class: str

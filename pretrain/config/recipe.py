@@ -50,6 +50,7 @@ class Data(Section):
     short_sample_probability: Share = 0.1
     window_blocks: PositiveInt = 64
     static_epochs: Annotated[int, Field(ge=0)] = 0  # 0: new pairs and masks every epoch
+    verify: bool = False  # True: every checksum of every store before the first step, not the sizes alone
 
     @model_validator(mode="after")
     def _shares_fit(self) -> Self:

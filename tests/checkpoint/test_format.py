@@ -11,9 +11,10 @@ import torch
 from pretrain.checkpoint import CheckpointManifest, RunState
 from pretrain.checkpoint.manifest import MAX_MANIFEST_BYTES, VERSION, SavedFile, SavedSlice, SavedStore
 from pretrain.checkpoint.tensors import MAX_HEADER_BYTES
+from pretrain.faults.small import CUT, contents, make_optimizer
 from pretrain.optim import LossScaleState
 from tests.checkpoint.by_hand import read_parameters
-from tests.checkpoint.saved import CUT, contents, make_optimizer, save
+from tests.checkpoint.saved import save
 from tests.worlds import ROOT
 
 PAGE = (ROOT / "pretrain/checkpoint/README.md").read_text()

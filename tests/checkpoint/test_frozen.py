@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 
 from pretrain.checkpoint import CheckpointManifest, begin_phase, load_checkpoint
 from pretrain.errors import DataError, UsageError
+from pretrain.faults.small import CUT, WHOLE, contents, make_optimizer
 from pretrain.optim import AdafactorOptions, LambOptions, Rule, ShardedOptimizer
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
-from tests.checkpoint.saved import CUT, WHOLE, contents, edit_manifest, make_optimizer, manifest_of, save
+from tests.checkpoint.saved import edit_manifest, manifest_of, save
 
 pytestmark = pytest.mark.usefixtures("one_rank")
 INFOS = (ParameterInfo("lower", (3, 2)), ParameterInfo("norm", (2,)))

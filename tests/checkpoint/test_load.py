@@ -10,18 +10,9 @@ from safetensors.torch import load_file, save_file
 from pretrain.checkpoint import load_checkpoint, save_checkpoint
 from pretrain.checkpoint.manifest import sha256_of
 from pretrain.errors import DataError, UsageError
+from pretrain.faults.small import CUT, WHOLE, contents, make_optimizer, state_at
 from pretrain.optim import SgdOptions, ShardedOptimizer, SpikeRule
-from tests.checkpoint.saved import (
-    CUT,
-    KEEP,
-    WHOLE,
-    contents,
-    edit_manifest,
-    make_optimizer,
-    manifest_of,
-    save,
-    state_at,
-)
+from tests.checkpoint.saved import KEEP, edit_manifest, manifest_of, save
 
 pytestmark = pytest.mark.usefixtures("one_rank")
 FILE = "rank-00000.safetensors"

@@ -22,11 +22,26 @@ from pretrain.checkpoint import (
 )
 from pretrain.checkpoint import commit as committing
 from pretrain.errors import PretrainError
-from pretrain.optim import Validations
-from tests.checkpoint.saved import CUT, WHOLE, contents, make_optimizer, save, state_at
-from tests.checkpoint.system_calls import before_each, path_of
-from tests.checkpoint.test_full_disk import half_optimizer
+from pretrain.faults.small import CUT, WHOLE, contents, make_optimizer, state_at
+from pretrain.faults.system_calls import before_each, path_of
+from pretrain.optim import LambOptions, ShardedOptimizer, Validations
+from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
+from tests.checkpoint.saved import save
 from tests.worlds import run_ranks
+
+NUMEL = 30_000
+
+
+def half_optimizer(rank: int) -> ShardedOptimizer:
+    """One half of a parameter: a file of 360 kB."""
+    optimizer = ShardedOptimizer(
+        [torch.nn.Parameter(torch.zeros(1))], LambOptions(), weight_decay=0.0, max_grad_norm=0.0
+    )
+    piece = Slice(0, rank * NUMEL, 0, NUMEL)
+    optimizer.bind(
+        ShardLayout((ParameterInfo("a", (2 * NUMEL,)),), (Shard(torch.full((NUMEL,), 1.0 + rank), (piece,)),))
+    )
+    return optimizer
 
 
 def step_of(saver: Saver) -> None:

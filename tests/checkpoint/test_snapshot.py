@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load, save
 
 from pretrain.checkpoint.snapshot import Snapshot
+from pretrain.faults.small import CUT, WHOLE, make_optimizer
 from pretrain.optim import AdafactorOptions, LambOptions, SgdOptions, ShardedOptimizer
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
-from tests.checkpoint.saved import CUT, WHOLE, make_optimizer
 
 
 def bytes_of(snapshot: Snapshot) -> bytes:

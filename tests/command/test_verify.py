@@ -1,6 +1,7 @@
 """`verify`: a whole run is said to be, and of a damaged one every bad file is named."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,19 @@ def test_a_run_without_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "checkpoints").mkdir()
     assert command("verify", tmp_path) == 2
     assert "has no checkpoint yet" in capsys.readouterr().err
+
+
+def test_stores_are_looked_into_where_that_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Path(shutil.copytree(STORE, tmp_path / "store"))
+    run = make_run(tmp_path / "run", store)
+    assert command("verify", run, "--stores") == 0
+    assert f"{store}: whole; fingerprint 87b0786d0337" in capsys.readouterr().out
+    flip(store / "train-00000.tokens")
+    assert command("verify", run) == 0
+    assert command("verify", run, "--stores") == 3
+    assert f"{store}/train-00000.tokens has changed: its sha256" in capsys.readouterr().err
+    shutil.rmtree(store)
+    assert command("verify", run, "--stores") == 3
+    assert f"no token store at {store}" in capsys.readouterr().err

@@ -8,9 +8,8 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -18,19 +17,30 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 
-from tests.end_to_end.runs import ONE_THREAD, SEQ_LEN, free_port, write_model
-from tests.tiny_store import write_tiny_store
-from tests.watch import faulty
-from tests.worlds import ROOT, environment
+from pretrain import comm
+from pretrain.faults import faulty
+from pretrain.faults.row import Red, expect, only
 
-FAULTY = ROOT / "tests" / "watch" / "faulty.py"
-START_SECONDS = 90.0
-END_SECONDS = 60.0
-WATCH_SECONDS = 3.0
-# Too many steps to come to their end.
-STEPS = 100_000
-_PRELOADED = ("pretrain.run", "pretrain.backends.deepspeed", "pretrain.backends.fsdp", "tests.watch.starting")
+FAULTY = Path(faulty.__file__)
+ROOT = FAULTY.parents[2]
+# A machine may be busy with other things; what is promised in seconds is looked at apart.
+START_SECONDS = 120.0
+END_SECONDS = 90.0
+_PRELOADED = (
+    "pretrain.run",
+    "pretrain.backends.deepspeed",
+    "pretrain.backends.fsdp",
+    "pretrain.faults.world",
+)
+_OFFLINE = {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "PYTHONUNBUFFERED": "1",
+}
+_SHOWN_CHARACTERS = 1000
 _POLL_SECONDS = 0.02
 CLONE_NEWNET, CLONE_NEWUTS = 0x40000000, 0x04000000  # sched.h
 
@@ -60,11 +70,11 @@ class World:
             return [child.pid or 0 for child in self.children]
         found = {}
         for each in psutil.Process(self.launcher.pid).children(recursive=True):
-            with suppress(psutil.Error):
-                if any(word.endswith("faulty.py") for word in each.cmdline()) and "RANK" in each.environ():
-                    rank = each.environ()["RANK"]
-                    # deepspeed's own processes name the script too, and have no rank.
-                    found[int(rank)] = each.pid
+            with suppress(psutil.Error, OSError):
+                # deepspeed's own processes name the script too, and have no rank.
+                rank = comm.rank_of(each.pid) if _is_ours(each.cmdline()) else None
+                if rank is not None:
+                    found[rank] = each.pid
         return [found[rank] for rank in sorted(found)]
 
     @property
@@ -77,15 +87,24 @@ class World:
         return self.log.read_text(errors="replace")
 
     @property
+    def _last_said(self) -> str:
+        return self.said[-_SHOWN_CHARACTERS:]
+
+    @property
     def errors(self) -> list[str]:
         """The sentences for the user."""
         return [line for line in self.said.splitlines() if line.startswith("error: ")]
 
-    def wait_for(self, condition: Any, what: str, seconds: float = START_SECONDS) -> None:
+    @property
+    def sentence(self) -> str:
+        """The one for the user; raises Red where there are none or more."""
+        return only(self.errors, "error messages")
+
+    def wait_for(self, condition: Callable[[], object], what: str, seconds: float = START_SECONDS) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, f"not {what} in {seconds} s:\n{self.said[-5000:]}"
-            assert not self.has_ended() or condition(), f"ended, not {what}:\n{self.said[-5000:]}"
+            expect(time.monotonic() < deadline, f"not {what} in {seconds} s: {self._last_said}")
+            expect(not self.has_ended() or condition(), f"ended, not {what}: {self._last_said}")
             time.sleep(_POLL_SECONDS)
 
     def wait_for_step(self, step: int) -> None:
@@ -97,7 +116,7 @@ class World:
     def wait_for_ends(self, pids: Sequence[int], seconds: float = END_SECONDS) -> None:
         deadline = time.monotonic() + seconds
         while any(is_alive(pid) for pid in pids):
-            assert time.monotonic() < deadline, f"{pids} have not ended in {seconds} s"
+            expect(time.monotonic() < deadline, f"{pids} have not ended in {seconds} s")
             time.sleep(_POLL_SECONDS)
 
     def pause(self, seconds: float) -> None:
@@ -115,12 +134,16 @@ class World:
         """
         began = time.monotonic()
         while not (self.has_ended() and not any(is_alive(pid) for pid in pids)):
-            assert time.monotonic() - began < seconds, f"has not ended in {seconds} s:\n{self.said[-5000:]}"
+            expect(time.monotonic() - began < seconds, f"has not ended in {seconds} s: {self._last_said}")
             time.sleep(_POLL_SECONDS)
         took = time.monotonic() - began
         if self.launcher is not None:
             return [self.launcher.returncode], took
         return [child.exitcode or 0 for child in self.children], took
+
+
+def _is_ours(words: Sequence[str]) -> bool:
+    return any(word.endswith(FAULTY.name) for word in words)
 
 
 def is_alive(pid: int) -> bool:
@@ -131,23 +154,9 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def tiny_world(folder: Path) -> list[str]:
-    """A store and a model below `folder`, and the arguments of a run on them."""
-    write_tiny_store(folder / "store", 60)
-    model = write_model(folder / "tiny.json")
-    return [
-        f"--data={folder / 'store'}",
-        f"model.config={model}",
-        "train.global_batch=12",
-        f"data.seq_len={SEQ_LEN}",
-        "eval.rows=8",
-        f"train.steps={STEPS}",
-        f"watch.seconds={WATCH_SECONDS}",
-    ]
-
-
 @contextmanager
 def world(
+    script: Path,
     folder: Path,
     arguments: Sequence[str],
     ranks: int,
@@ -167,9 +176,9 @@ def world(
     log.touch()
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
-    own = {"FAULT": json.dumps(fault or {}), "PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary)}
-    env = environment(ONE_THREAD | own)
-    typed = [f"--backend={backend}", f"--output={folder / 'run'}", *arguments]
+    env = comm.command_environment(ROOT, {**_OFFLINE, "TMPDIR": str(temporary)})
+    ours = [f"--script={script}", f"--fault={json.dumps(fault or {})}"]
+    typed = [*ours, f"--backend={backend}", f"--output={folder / 'run'}", *arguments]
     port = free_port()
     process, children = None, []
     if launcher == "plain":
@@ -182,30 +191,28 @@ def world(
                 command, env=env, cwd=folder, stdout=output, stderr=output, start_new_session=True
             )
     started = World(folder / "run", log, port, process, children)
-    ours: set[int] = set()
     try:
         yield started
-        ours = set(started.pids()) if process is None or process.poll() is None else set()
     finally:
-        _end_all(process, children, ours)
+        _end_all(process, children, typed)
 
 
 def _end_all(
-    process: subprocess.Popen[bytes] | None, children: Sequence[BaseProcess], ours: set[int]
+    process: subprocess.Popen[bytes] | None, children: Sequence[BaseProcess], typed: Sequence[str]
 ) -> None:
-    if process is not None:
-        below = []
-        with suppress(psutil.NoSuchProcess):
-            below = psutil.Process(process.pid).children(recursive=True)
-        for each in [*below, *(psutil.Process(pid) for pid in ours if psutil.pid_exists(pid))]:
-            with suppress(psutil.NoSuchProcess):
-                each.kill()
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
     for child in children:
         child.kill()
         child.join()
+    if process is None:
+        return
+    # Ranks are in sessions of their own, and may have outlived their launcher.
+    for each in psutil.process_iter():
+        with suppress(psutil.Error):
+            if set(typed[:4]) <= set(each.cmdline()):
+                each.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _forked(
@@ -243,43 +250,56 @@ def _be_rank(own: Mapping[str, str], typed: Sequence[str], log: Path, host: Host
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    os.environ.clear()
-    os.environ.update(own)
+    comm.take_environment(own)
+    torch.set_num_threads(1)  # what the variable says comes too late for the process this one was forked from
     os.chdir(log.parent)
-    sys.argv = [str(FAULTY), *typed]
-    faulty.main()
+    faulty.main(list(typed))
 
 
 def _move_to(host: Host) -> None:
     """This process sees the host's network, and its name."""
     libc = ctypes.CDLL(None, use_errno=True)
     with open(f"/run/netns/{host.name}") as space:
-        assert libc.setns(space.fileno(), CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-    assert libc.unshare(CLONE_NEWUTS) == 0, os.strerror(ctypes.get_errno())
+        _check(libc.setns(space.fileno(), CLONE_NEWNET))
+    _check(libc.unshare(CLONE_NEWUTS))
     socket.sethostname(host.name)
+
+
+def _check(returned: int) -> None:
+    if returned != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def named_rank(sentence: str) -> int:
     """The rank that a sentence is about."""
-    found = re.match(r"error: Rank (\d+)", sentence)
-    assert found is not None, sentence
-    return int(found[1])
+    return _number(r"error: Rank (\d+)", sentence)
 
 
 def named_step(sentence: str) -> int:
-    found = re.search(r"in step (\d+)", sentence)
-    assert found is not None, sentence
+    return _number(r"in step (\d+)", sentence)
+
+
+def _number(pattern: str, sentence: str) -> int:
+    found = re.search(pattern, sentence)
+    if found is None:
+        raise Red(f"the message names no rank or step: {sentence}")
     return int(found[1])
 
 
 def latest(run: Path) -> int:
-    return int((run / "checkpoints" / "latest").read_text().strip().removeprefix("step-"))
+    """The step that `latest` names."""
+    return int((run / "checkpoints" / "latest").read_text(encoding="utf-8").strip().removeprefix("step-"))
 
 
-def assert_saved_and_ended(running: World) -> None:
+def expect_saved_and_ended(running: World) -> None:
     """One sentence, a checkpoint of the last step, no lock."""
-    (sentence,) = running.errors
     step = latest(running.run)
-    assert f"after step {step}, saved" in sentence
-    assert running.steps == step
-    assert not (running.run / "run.lock").exists()
+    expect(f"after step {step}, saved" in running.sentence, f"step {step} is saved: {running.sentence}")
+    expect(running.steps == step, f"{running.steps} steps were done and {step} saved")
+    expect(not (running.run / "run.lock").exists(), "the lock is still there")

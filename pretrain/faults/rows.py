@@ -1,0 +1,28 @@
+"""The matrix: every fault with its promise, in the order in which they are tried."""
+
+from pretrain.faults import (
+    asked,
+    damage,
+    disk,
+    folders,
+    killed,
+    malicious,
+    numbers,
+    same,
+    stopped,
+    stores,
+)
+from pretrain.faults.row import Row
+
+ROWS: tuple[Row, ...] = (
+    *killed.ROWS,
+    *disk.ROWS,
+    *damage.ROWS,
+    *stores.ROWS,
+    *asked.ROWS,
+    *same.ROWS,
+    *numbers.ROWS,
+    *stopped.ROWS,
+    *folders.ROWS,
+    *malicious.ROWS,
+)
