@@ -8,7 +8,10 @@ lie in one file, or call only what never changes.
 from collections.abc import Callable
 from typing import Any
 
-from numba import njit
+import numpy as np
+from numba import carray, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,3 +35,20 @@ def _machine_code(function: Callable[..., Any], **settings: Any) -> Callable[...
         return njit(cache=True, nogil=True, error_model="numpy", **settings)(function)
     except RuntimeError:  # Nowhere to keep it: neither this folder nor the user's cache can be written.
         return njit(nogil=True, error_model="numpy", **settings)(function)
+
+
+@intrinsic
+def _pointer(typing_context: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), generate
+
+
+@compiled
+def array_at(address: int, first: int, last: int, like: np.ndarray) -> np.ndarray:
+    """Elements `first` .. `last` of the 1-D array at `address`, of the dtype of `like`; for compiled loops alone.
+
+    A loop that gets addresses walks any number of arrays in one call. Nothing is checked here.
+    """
+    return carray(_pointer(address + first * like.itemsize), (last - first,), like.dtype)

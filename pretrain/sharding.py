@@ -8,7 +8,9 @@ and never know the backend.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -59,6 +61,71 @@ class Shard:
         return [flat.narrow(0, piece.offset, piece.numel) for piece in self.slices]
 
 
+@dataclass(frozen=True, eq=False)
+class SliceTable:
+    """The slices of some shards, in order, and what follows from them alone: the same in every step."""
+
+    shards: tuple[Shard, ...]
+
+    @cached_property
+    def slices(self) -> tuple[Slice, ...]:
+        return tuple(piece for shard in self.shards for piece in shard.slices)
+
+    @cached_property
+    def owners(self) -> torch.Tensor:
+        """int64 [slices]: each one's parameter."""
+        return torch.tensor([piece.parameter for piece in self.slices], dtype=torch.int64)
+
+    @cached_property
+    def blocks(self) -> blocks.Blocks:
+        """Each slice is an array."""
+        return blocks.cut([piece.numel for piece in self.slices])
+
+    @cached_property
+    def reaches(self) -> list[int]:
+        """Of each shard, how many elements from its first one hold all its slices."""
+        return [
+            max((piece.offset + piece.numel for piece in shard.slices), default=0) for shard in self.shards
+        ]
+
+    @cached_property
+    def shard_of_slice(self) -> np.ndarray:
+        return np.repeat(np.arange(len(self.shards)), [len(shard.slices) for shard in self.shards])
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """int64 [slices], within the shard of each."""
+        return np.array([piece.offset for piece in self.slices], dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Sliced:
+    """Tensors of one kind (weights, gradients, a moment), one for each shard of a table and of its shape."""
+
+    table: SliceTable
+    tensors: Sequence[torch.Tensor]
+
+    @cached_property
+    def views(self) -> list[torch.Tensor]:
+        """A 1-D view for each slice."""
+        pairs = zip(self.table.shards, self.tensors, strict=True)
+        return [view for shard, tensor in pairs for view in shard.views(tensor)]
+
+    def addresses(self, dtype: torch.dtype) -> np.ndarray:
+        """int64 [slices]: where each begins in the main memory. RuntimeError: no such tensors lie there."""
+        of_shards = blocks.addresses(self.tensors, self.table.reaches, dtype)
+        return of_shards[self.table.shard_of_slice] + self.table.offsets * dtype.itemsize
+
+    def squared_norms(self) -> torch.Tensor:
+        """The squared L2 norm of each slice; float64 [slices]."""
+        if not self.table.slices:
+            return torch.zeros(0, dtype=torch.float64)
+        if all(tensor.is_cpu for tensor in self.tensors):
+            dtype = self.tensors[0].dtype
+            return torch.from_numpy(blocks.squared_norms(self.addresses(dtype), self.table.blocks, dtype))
+        return torch.stack([accurate_norm(view) for view in self.views]).square()
+
+
 @dataclass(frozen=True)
 class ShardLayout:
     """All shards of one rank.
@@ -79,6 +146,10 @@ class ShardLayout:
     def device(self) -> torch.device:
         return self.shards[0].tensor.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.shards[0].tensor.dtype
+
     def sum_over_group(self, table: torch.Tensor) -> torch.Tensor:
         """Adds `table` over the ranks that hold the other slices, in place."""
         if self.group is not None and dist.get_world_size(self.group) > 1:
@@ -88,33 +159,32 @@ class ShardLayout:
                 table.copy_(exchanged)
         return table
 
-    def partial_squared_norms(self, pieces: Sequence[torch.Tensor], slices: Sequence[Slice]) -> torch.Tensor:
+    @cached_property
+    def table(self) -> SliceTable:
+        """Of all shards."""
+        return SliceTable(self.shards)
+
+    def by_parameter(self, table: SliceTable, per_slice: torch.Tensor) -> torch.Tensor:
+        """Adds float64 [..., slices of the table] into [..., num_parameters]."""
+        sums = per_slice.new_zeros((*per_slice.shape[:-1], len(self.parameters)), device=self.device)
+        return sums.index_add_(-1, table.owners.to(self.device), per_slice.to(self.device))
+
+    def partial_squared_norms(self, values: Sliced) -> torch.Tensor:
         """float64 [num_parameters]: this rank's share of each parameter's squared L2 norm.
 
-        `pieces` are 1-D tensors in the order of `slices`. Pieces are added in float64, so that the cut of a
-        parameter does not show in the sum.
+        Slices are added in float64, so that the cut of a parameter does not show in the sum.
         """
-        table = torch.zeros(len(self.parameters), dtype=torch.float64, device=self.device)
-        if pieces:
-            index = torch.tensor([piece.parameter for piece in slices], device=self.device)
-            table.index_add_(0, index, _squared_norms(pieces))
-        return table
+        return self.by_parameter(values.table, values.squared_norms())
 
-    def global_norm(self, pieces: Sequence[torch.Tensor], slices: Sequence[Slice]) -> torch.Tensor:
+    def global_norm(self, values: Sliced) -> torch.Tensor:
         """The L2 norm over all parameters (0-d float64), equal on every rank of the group."""
-        return self.sum_over_group(self.partial_squared_norms(pieces, slices).sum()).sqrt()
+        return self.sum_over_group(self.partial_squared_norms(values).sum()).sqrt()
 
     def all_slices(self) -> Iterator[tuple[int, Slice]]:
         """(index of the shard, slice) for every slice this rank holds."""
         for index, shard in enumerate(self.shards):
             for piece in shard.slices:
                 yield index, piece
-
-
-def _squared_norms(pieces: Sequence[torch.Tensor]) -> torch.Tensor:
-    if all(piece.device.type == "cpu" for piece in pieces):
-        return blocks.squared_norms(pieces)
-    return torch.stack([accurate_norm(piece) for piece in pieces]).square()
 
 
 def accurate_norm(piece: torch.Tensor) -> torch.Tensor:

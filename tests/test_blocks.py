@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pretrain import blocks
-from pretrain.blocks import BLOCK_NUMEL, Block
+from pretrain.blocks import BLOCK_NUMEL, BLOCKS_PER_TURN
 
 
 @pytest.fixture
@@ -18,32 +18,53 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+def squared_norms(tensors: list[torch.Tensor]) -> np.ndarray:
+    sizes = [tensor.numel() for tensor in tensors]
+    return blocks.squared_norms(
+        blocks.addresses(tensors, sizes, torch.float32), blocks.cut(sizes), torch.float32
+    )
+
+
 def test_blocks_cover_every_element_once() -> None:
     sizes = (0, 1, BLOCK_NUMEL, BLOCK_NUMEL + 1, 0)
-    found = blocks.cut([np.empty(size, np.float32) for size in sizes])
-    assert found == [
-        Block(0, 1, 0, 1),
-        Block(1, 2, 0, BLOCK_NUMEL),
-        Block(2, 3, 0, BLOCK_NUMEL),
-        Block(3, 3, BLOCK_NUMEL, BLOCK_NUMEL + 1),
+    found = blocks.cut(sizes)
+    assert found.table.tolist() == [
+        [1, 0, 1],
+        [2, 0, BLOCK_NUMEL],
+        [3, 0, BLOCK_NUMEL],
+        [3, BLOCK_NUMEL, BLOCK_NUMEL + 1],
     ]
+    assert found.numel == sum(sizes)
+    assert found.sums_by_array(np.array([1.0, 2.0, 3.0, 4.0])).tolist() == [0.0, 1.0, 2.0, 7.0, 0.0]
+
+
+def test_turns_are_of_about_one_size_whatever_the_arrays() -> None:
+    """Every block in one of them, in order: one long array, and then many short ones."""
+    found = blocks.cut([7 * BLOCK_NUMEL + 1, *[5] * 1000, *[BLOCK_NUMEL // 4] * 40])
+    assert [number for turn in found.turns for number in range(*turn)] == list(range(len(found)))
+    sizes = found.table[:, 2] - found.table[:, 1]
+    numels = [int(sizes[slice(*turn)].sum()) for turn in found.turns]
+    assert len(numels) == 9  # 17 BLOCK_NUMEL and a bit, two in each
+    assert max(numels) < (BLOCKS_PER_TURN + 1) * BLOCK_NUMEL
+    assert min(numels[:-1]) > (BLOCKS_PER_TURN - 1) * BLOCK_NUMEL
+    assert blocks.cut([0, 0]).turns == blocks.cut([]).turns == []
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.usefixtures("threads")
 def test_every_block_is_taken_once_by_torchs_threads(count: int) -> None:
     torch.set_num_threads(count)
-    cut = blocks.cut([np.empty(20 * BLOCK_NUMEL, np.float32)])
+    cut = blocks.cut([20 * BLOCKS_PER_TURN * BLOCK_NUMEL])
     taken: list[int] = []
     together = threading.Barrier(count)
 
-    def work(block: Block) -> None:
-        if block.number < count:
+    def work(first: int, last: int) -> None:
+        if first < count * BLOCKS_PER_TURN:
             together.wait(timeout=60)  # nobody goes on before `count` threads are here
-        taken.append(block.number)
+        taken.extend(range(first, last))
 
     blocks.for_each(cut, work)
-    assert sorted(taken) == list(range(20))
+    assert sorted(taken) == list(range(len(cut)))
 
 
 @pytest.mark.usefixtures("threads")
@@ -52,13 +73,13 @@ def test_what_a_thread_raises_is_raised() -> None:
     caller = threading.get_ident()
     together = threading.Barrier(3)
 
-    def work(block: Block) -> None:
+    def work(first: int, last: int) -> None:
         together.wait(timeout=60)
         if threading.get_ident() != caller:
             raise OSError("in a thread")
 
     with pytest.raises(OSError, match="in a thread"):
-        blocks.for_each(blocks.cut([np.empty(3 * BLOCK_NUMEL, np.float32)]), work)
+        blocks.for_each(blocks.cut([3 * BLOCKS_PER_TURN * BLOCK_NUMEL]), work)
 
 
 @pytest.mark.usefixtures("threads")
@@ -69,13 +90,24 @@ def test_squared_norms_in_every_bit_for_any_number_of_threads() -> None:
     found = []
     for count in (1, 3):
         torch.set_num_threads(count)
-        found.append(blocks.squared_norms(pieces))
+        found.append(squared_norms(pieces))
     assert found[0].tolist() == pytest.approx(expected, rel=1e-13)
-    assert torch.equal(*found)
-    assert blocks.squared_norms([]).shape == (0,)
+    assert found[0].tolist() == found[1].tolist()
+    assert squared_norms([]).shape == (0,)
 
 
 def test_squares_that_float32_cannot_hold() -> None:
     """1e-30 squared is 0 in float32, and 1e30 squared infinite."""
-    found = blocks.squared_norms([torch.full((4,), 1e-30), torch.full((4,), 1e30)])
+    found = squared_norms([torch.full((4,), 1e-30), torch.full((4,), 1e30)])
     assert found.tolist() == pytest.approx([4e-60, 4e60], rel=1e-6)
+
+
+def test_memory_that_is_not_there_is_refused() -> None:
+    fine = torch.zeros(4)
+    assert blocks.addresses([fine, fine[1:]], [4, 3], torch.float32).tolist() == [
+        fine.data_ptr(),
+        fine.data_ptr() + 4,
+    ]
+    for bad in (fine[:3], torch.zeros(4).double(), torch.zeros(8)[::2], torch.zeros(4, device="meta")):
+        with pytest.raises(RuntimeError, match="give it contiguous tensors"):
+            blocks.addresses([fine, bad], [4, 4], torch.float32)

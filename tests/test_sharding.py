@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice, accurate_norm
+from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice, Sliced, SliceTable, accurate_norm
 from tests.worlds import run_ranks
 
 PARAMETERS = (ParameterInfo("a", (2, 3)), ParameterInfo("b", (4,)))
@@ -15,6 +15,10 @@ PARAMETERS = (ParameterInfo("a", (2, 3)), ParameterInfo("b", (4,)))
 
 def layout_of(pieces: list[Slice], numel: int, group: dist.ProcessGroup | None = None) -> ShardLayout:
     return ShardLayout(PARAMETERS, (Shard(torch.arange(1.0, numel + 1), tuple(pieces)),), group=group)
+
+
+def weights_of(layout: ShardLayout) -> Sliced:
+    return Sliced(layout.table, [shard.tensor for shard in layout.shards])
 
 
 def test_sizes_of_parameters_and_slices() -> None:
@@ -34,14 +38,27 @@ def test_views_are_the_slices_in_place() -> None:
 
 def test_squares_are_added_by_parameter() -> None:
     """3-4-5 over two slices of one parameter, and padding that no slice names."""
-    layout = layout_of([], 1)
-    pieces = [torch.tensor([3.0]), torch.tensor([4.0, 0.0]), torch.tensor([2.0, 2.0])]
-    slices = [Slice(1, 0, 0, 1), Slice(1, 1, 1, 2), Slice(0, 0, 3, 2)]
-    table = layout.partial_squared_norms(pieces, slices)
-    assert table.dtype == torch.float64
-    assert table.tolist() == pytest.approx([8.0, 25.0])
-    assert float(layout.global_norm(pieces, slices)) == pytest.approx(33.0**0.5)
-    assert layout.partial_squared_norms([], []).tolist() == [0.0, 0.0]
+    layout = layout_of([Slice(1, 0, 0, 1), Slice(1, 1, 1, 2), Slice(0, 0, 4, 2)], 6)
+    values = Sliced(layout.table, [torch.tensor([3.0, 4.0, 0.0, torch.nan, 2.0, 2.0])])
+    squares = layout.partial_squared_norms(values)
+    assert squares.dtype == torch.float64
+    assert squares.tolist() == pytest.approx([8.0, 25.0])
+    assert float(layout.global_norm(values)) == pytest.approx(33.0**0.5)
+    nothing = layout_of([], 1)
+    assert nothing.partial_squared_norms(weights_of(nothing)).tolist() == [0.0, 0.0]
+    assert layout.partial_squared_norms(Sliced(SliceTable(()), [])).tolist() == [0.0, 0.0]
+
+
+def test_addresses_are_those_of_the_views() -> None:
+    """Over two shards, one of them a matrix, with padding between and behind the slices."""
+    shards = (
+        Shard(torch.zeros(2, 5), (Slice(0, 0, 1, 3), Slice(1, 2, 6, 2))),
+        Shard(torch.zeros(3), ()),
+        Shard(torch.zeros(4), (Slice(1, 0, 2, 2),)),
+    )
+    values = weights_of(ShardLayout(PARAMETERS, shards))
+    assert values.addresses(torch.float32).tolist() == [view.data_ptr() for view in values.views]
+    assert values.table.owners.tolist() == [0, 1, 1]
 
 
 @pytest.mark.parametrize("numel", [0, 1, 1023, 1024, 1025, 3_000_001])
@@ -52,18 +69,21 @@ def test_norm_keeps_its_digits(numel: int) -> None:
 
 def test_norm_does_not_show_the_cut() -> None:
     piece = torch.randn(1_000_003, generator=torch.Generator().manual_seed(1))
-    layout = layout_of([], 1)
-    parts = list(piece.split([700_001, 300_001, 1]))
-    cut = layout.global_norm(parts, [Slice(0, 0, 0, len(part)) for part in parts])
+    parts = piece.split([700_001, 300_001, 1])
+    shards = tuple(Shard(part, (Slice(0, 0, 0, len(part)),)) for part in parts)
+    layout = ShardLayout(PARAMETERS, shards)
+    cut = layout.global_norm(weights_of(layout))
     assert float(cut) == pytest.approx(float(accurate_norm(piece)), rel=1e-7)
 
 
 def norms_of_rank() -> list[float]:
     """One parameter of ones in two halves; then the same whole on each rank."""
-    ones = torch.ones(3)
-    shared = layout_of([], 1, dist.group.WORLD).global_norm([ones], [Slice(0, 0, 0, 3)])
-    replicated = layout_of([], 1).global_norm([torch.ones(6)], [Slice(0, 0, 0, 6)])
-    return [float(shared), float(replicated)]
+    shared = layout_of([Slice(0, 0, 0, 3)], 3, dist.group.WORLD)
+    replicated = layout_of([Slice(0, 0, 0, 6)], 6)
+    return [
+        float(layout.global_norm(Sliced(layout.table, [torch.ones_like(layout.shards[0].tensor)])))
+        for layout in (shared, replicated)
+    ]
 
 
 def test_ranks_add_up_and_replicas_do_not() -> None:

@@ -18,7 +18,7 @@ from pretrain.backends.zero_layout import zero_layout
 from pretrain.config.engine import NO_EFFECT
 from pretrain.model.encoder import ModelInput, PretrainingModel
 from pretrain.optim import LossScaler, ShardedOptimizer
-from pretrain.sharding import ShardLayout, Slice
+from pretrain.sharding import ShardLayout, Sliced
 
 _SHARED_MEMORY_OP = "deepspeed_shm_comm"
 
@@ -129,14 +129,12 @@ class DeepSpeedBackend:
         """
         if self._stage != 3 or len(self._layout.shards) == 1 or self._offloads_optimizer:
             return None
-        pieces: list[torch.Tensor] = []
-        slices: list[Slice] = []
-        for sub_group, shard in enumerate(self._layout.shards):
-            parts = self._engine.optimizer.averaged_gradients[sub_group]
-            flat = torch.cat([part.flatten() for part in parts])
-            pieces += shard.views(flat.float())
-            slices += shard.slices
-        return self._layout.global_norm(pieces, slices)
+        gradients = self._engine.optimizer.averaged_gradients
+        flats = [
+            torch.cat([part.flatten() for part in gradients[sub_group]]).float()
+            for sub_group in range(len(self._layout.shards))
+        ]
+        return self._layout.global_norm(Sliced(self._layout.table, flats))
 
 
 def engine_json(options: EngineOptions) -> dict[str, Any]:

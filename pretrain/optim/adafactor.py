@@ -101,12 +101,12 @@ class AdafactorOptions:
             average.copy_(torch.where(mean > 0, average.lerp(mean.to(average.dtype), new_share), average))
         for gradient, piece in zip(local.gradients, local.slices, strict=True):
             gradient.mul_(self._inverse_root(matrices, piece, rows, columns))
-        update_rms = self._root_mean_squares(local, local.gradients)
+        update_rms = self._root_mean_squares(local)
         rates = lr * weight_rms.clamp(min=self.eps2)
         clips = (update_rms / self.clipping).clamp(min=1.0)
         scales, kept = (rates / clips).tolist(), rates.tolist()
         for weight, update, piece, decay in zip(
-            local.weights, local.gradients, local.slices, local.decays, strict=True
+            local.weights.views, local.gradients, local.slices, local.decays, strict=True
         ):
             if decay:
                 weight.mul_(1 - kept[piece.parameter] * decay)
@@ -125,15 +125,15 @@ class AdafactorOptions:
             rows[first:last] += squares.sum(1, dtype=torch.float64)
             first, last = matrices.columns(piece.parameter)
             columns[first:last] += squares.sum(0, dtype=torch.float64)
-        weights += local.layout.partial_squared_norms(local.weights, local.slices)
+        weights += local.layout.partial_squared_norms(local.weights)
         local.layout.sum_over_group(table)
         lengths, heights, numels = (_repeated(matrices.shapes, kind, device) for kind in range(3))
         return (rows / lengths, columns / heights), (weights / numels).sqrt()
 
-    def _root_mean_squares(self, local: LocalSlices, pieces: list[torch.Tensor]) -> torch.Tensor:
-        """Of each parameter, float64 [num_parameters]."""
+    def _root_mean_squares(self, local: LocalSlices) -> torch.Tensor:
+        """Of each parameter's update, which lies over its gradient; float64 [num_parameters]."""
         layout = local.layout
-        sums = layout.sum_over_group(layout.partial_squared_norms(pieces, local.slices))
+        sums = layout.sum_over_group(layout.partial_squared_norms(local.raw_gradients))
         numels = torch.tensor([info.numel for info in layout.parameters], device=sums.device)
         return (sums / numels).sqrt()
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import sqrt
 
+import numpy as np
 import torch
 
-from pretrain.sharding import ShardLayout, Slice
+from pretrain.sharding import ShardLayout, Slice, Sliced, SliceTable
 
 # By kind, float64 [num_parameters]; NaN: not known.
 ParameterFigures = dict[str, torch.Tensor]
@@ -36,21 +37,25 @@ class AdamOptions:
 
 @dataclass(frozen=True)
 class LocalSlices:
-    """What one step updates on this rank: for each slice a 1-D float32 view of each kind, and its decay.
+    """What one step updates on this rank: float32 values of each kind, by the slices of some shards.
 
     `raw_gradients` times `gradient_factor` are the gradients without their loss scale, and clipped; who takes them
-    raw must apply it. `moments`: the views by the kinds that the rule keeps. `parameter_decays` are those of all
-    parameters of the layout, held here or not.
+    raw must apply it. `moments`: by the kinds that the rule keeps. `parameter_decays` are those of all parameters of
+    the layout, held here or not.
     """
 
     layout: ShardLayout
-    slices: list[Slice]
-    weights: list[torch.Tensor]
-    raw_gradients: list[torch.Tensor]
-    moments: Mapping[str, list[torch.Tensor]]
+    table: SliceTable
+    weights: Sliced
+    raw_gradients: Sliced
+    moments: Mapping[str, Sliced]
     parameter_decays: list[float]
     gradient_factor: float = 1.0
     vectors: Mapping[str, torch.Tensor] = field(default_factory=dict)  # what every rank holds whole, by kind
+
+    @property
+    def slices(self) -> tuple[Slice, ...]:
+        return self.table.slices
 
     @property
     def decays(self) -> list[float]:
@@ -59,17 +64,24 @@ class LocalSlices:
 
     @cached_property
     def gradients(self) -> list[torch.Tensor]:
-        """The raw gradients, multiplied in place by their factor at the first call."""
-        if self.gradient_factor != 1.0 and self.raw_gradients:
-            torch._foreach_mul_(self.raw_gradients, self.gradient_factor)
-        return self.raw_gradients
+        """Views of the raw gradients, multiplied in place by their factor at the first call."""
+        views = self.raw_gradients.views
+        if self.gradient_factor != 1.0 and views:
+            torch._foreach_mul_(views, self.gradient_factor)
+        return views
+
+    @cached_property
+    def addresses(self) -> np.ndarray:
+        """int64 [4, slices]: of gradients, weights, exp_avg and exp_avg_sq in the main memory."""
+        kinds = (self.raw_gradients, self.weights, self.exp_avg, self.exp_avg_sq)
+        return np.stack([kind.addresses(self.layout.dtype) for kind in kinds])
 
     @property
-    def exp_avg(self) -> list[torch.Tensor]:
+    def exp_avg(self) -> Sliced:
         return self.moments["exp_avg"]
 
     @property
-    def exp_avg_sq(self) -> list[torch.Tensor]:
+    def exp_avg_sq(self) -> Sliced:
         return self.moments["exp_avg_sq"]
 
     @property
@@ -85,13 +97,14 @@ def adam_directions(local: LocalSlices, options: AdamOptions, step: int) -> list
     """
     if not local.slices:  # a rank that holds nothing but padding
         return []
-    torch._foreach_lerp_(local.exp_avg, local.gradients, 1 - options.beta1)
-    torch._foreach_mul_(local.exp_avg_sq, options.beta2)
-    torch._foreach_addcmul_(local.exp_avg_sq, local.gradients, local.gradients, 1 - options.beta2)
+    gradients, first, second = local.gradients, local.exp_avg.views, local.exp_avg_sq.views
+    torch._foreach_lerp_(first, gradients, 1 - options.beta1)
+    torch._foreach_mul_(second, options.beta2)
+    torch._foreach_addcmul_(second, gradients, gradients, 1 - options.beta2)
     correction1, correction2 = options.corrections(step)
-    for direction, exp_avg, exp_avg_sq in zip(local.gradients, local.exp_avg, local.exp_avg_sq, strict=True):
+    for direction, exp_avg, exp_avg_sq in zip(gradients, first, second, strict=True):
         torch.sqrt(exp_avg_sq, out=direction)
         direction.div_(correction2).add_(options.eps)
         torch.div(exp_avg, direction, out=direction)
         direction.div_(correction1)
-    return local.gradients
+    return gradients

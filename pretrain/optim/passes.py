@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from pretrain import blocks
-from pretrain.blocks import Block
 from pretrain.optim import kernels
 from pretrain.optim.moments import AdamOptions, LocalSlices, adam_directions
 
@@ -20,90 +19,60 @@ def write_updates(local: LocalSlices, options: AdamOptions, step: int) -> torch.
     """
     if not local.on_cpu:
         updates = adam_directions(local, options, step)
-        for weight, update, decay in zip(local.weights, updates, local.decays, strict=True):
+        for weight, update, decay in zip(local.weights.views, updates, local.decays, strict=True):
             if decay:
                 update.add_(weight, alpha=decay)
         partial = local.layout.partial_squared_norms
-        return torch.stack([partial(local.weights, local.slices), partial(updates, local.slices)])
-    gradients, weights, first, second = _arrays(local)
-    cut = blocks.cut(gradients)
-    sums = np.zeros((2, len(cut)))
-    numbers = [_numbers(array, local, options, step) for array in gradients]
-    decays = [array.dtype.type(decay) for array, decay in zip(gradients, local.decays, strict=True)]
+        return torch.stack([partial(local.weights), partial(local.raw_gradients)])
+    cut, starts, dtype = local.table.blocks, local.addresses, blocks.numpy_dtype(local.layout.dtype)
+    numbers = _numbers(dtype, local, options, step)
+    decays, sums = np.array(local.decays, dtype), np.zeros((len(cut), 2))
 
-    def work(block: Block) -> None:
-        at, index = slice(block.first, block.last), block.array
-        sums[:, block.number] = kernels.write_updates(
-            gradients[index][at],
-            weights[index][at],
-            first[index][at],
-            second[index][at],
-            numbers[index],
-            decays[index],
-        )
+    def work(first: int, last: int) -> None:
+        kernels.write_updates(cut.table[first:last], starts, numbers, decays, sums[first:last])
 
     blocks.for_each(cut, work)
-    owners = np.array([piece.parameter for piece in local.slices], dtype=np.intp)
-    by_slice = [blocks.sums_by_array(cut, row, len(gradients)) for row in sums]
-    by_parameter = [np.bincount(owners, row, len(local.layout.parameters)) for row in by_slice]
-    return torch.from_numpy(np.stack(by_parameter))
+    by_slice = np.stack([cut.sums_by_array(row) for row in sums.T])
+    return local.layout.by_parameter(local.table, torch.from_numpy(by_slice))
 
 
 def subtract_updates(local: LocalSlices, rates: torch.Tensor) -> None:
     """w <- w - rate * u, by each parameter's rate; `rates` is [num_parameters], u lies over the gradients."""
     if not local.on_cpu:
         rates = rates.float()
-        for weight, update, piece in zip(local.weights, local.raw_gradients, local.slices, strict=True):
+        views = zip(local.weights.views, local.raw_gradients.views, local.slices, strict=True)
+        for weight, update, piece in views:
             weight.addcmul_(update, rates[piece.parameter], value=-1)
         return
-    updates, weights = blocks.arrays_of(local.raw_gradients), blocks.arrays_of(local.weights)
-    of_parameter = rates.tolist()
-    own = [
-        array.dtype.type(of_parameter[piece.parameter])
-        for array, piece in zip(weights, local.slices, strict=True)
-    ]
+    cut, starts = local.table.blocks, local.addresses
+    own = rates[local.table.owners].to(local.layout.dtype).numpy()
 
-    def work(block: Block) -> None:
-        at = slice(block.first, block.last)
-        kernels.subtract(weights[block.array][at], updates[block.array][at], own[block.array])
+    def work(first: int, last: int) -> None:
+        kernels.subtract_updates(cut.table[first:last], starts, own)
 
-    blocks.for_each(blocks.cut(weights), work)
+    blocks.for_each(cut, work)
 
 
 def step_by_directions(local: LocalSlices, options: AdamOptions, lr: float, step: int) -> None:
     """w <- (1 - lr * decay) * w - lr * direction."""
     if not local.on_cpu:
         directions = adam_directions(local, options, step)
-        for weight, direction, decay in zip(local.weights, directions, local.decays, strict=True):
+        for weight, direction, decay in zip(local.weights.views, directions, local.decays, strict=True):
             if decay:
                 weight.mul_(1 - lr * decay)
             weight.add_(direction, alpha=-lr)
         return
-    gradients, weights, first, second = _arrays(local)
-    numbers = [_numbers(array, local, options, step) for array in gradients]
-    kept = [array.dtype.type(1 - lr * decay) for array, decay in zip(gradients, local.decays, strict=True)]
+    cut, starts, dtype = local.table.blocks, local.addresses, blocks.numpy_dtype(local.layout.dtype)
+    numbers = _numbers(dtype, local, options, step)
+    kept, rate = np.array([1 - lr * decay for decay in local.decays], dtype), dtype.type(lr)
 
-    def work(block: Block) -> None:
-        at, index = slice(block.first, block.last), block.array
-        kernels.adamw_step(
-            gradients[index][at],
-            weights[index][at],
-            first[index][at],
-            second[index][at],
-            numbers[index],
-            kept[index],
-            gradients[index].dtype.type(lr),
-        )
+    def work(first: int, last: int) -> None:
+        kernels.adamw_step(cut.table[first:last], starts, numbers, kept, rate)
 
-    blocks.for_each(blocks.cut(gradients), work)
+    blocks.for_each(cut, work)
 
 
-def _arrays(local: LocalSlices) -> tuple[list[np.ndarray], ...]:
-    kinds = (local.raw_gradients, local.weights, local.exp_avg, local.exp_avg_sq)
-    return tuple(blocks.arrays_of(tensors) for tensors in kinds)
-
-
-def _numbers(array: np.ndarray, local: LocalSlices, options: AdamOptions, step: int) -> kernels.Coefficients:
+def _numbers(dtype: np.dtype, local: LocalSlices, options: AdamOptions, step: int) -> kernels.Coefficients:
     """In the arrays' own type: a loop over float32 with a float64 in it would be one over float64."""
     correction1, correction2 = options.corrections(step)
     numbers = (
@@ -115,4 +84,4 @@ def _numbers(array: np.ndarray, local: LocalSlices, options: AdamOptions, step: 
         1 / correction2,
         options.eps,
     )
-    return tuple(array.dtype.type(number) for number in numbers)
+    return tuple(dtype.type(number) for number in numbers)

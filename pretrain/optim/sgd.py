@@ -25,16 +25,17 @@ class SgdOptions:
         """
         if not local.slices:  # a rank that holds nothing but padding
             return {}
-        for weight, gradient, decay in zip(local.weights, local.gradients, local.decays, strict=True):
+        weights, gradients = local.weights.views, local.gradients
+        for weight, gradient, decay in zip(weights, gradients, local.decays, strict=True):
             if decay:
                 gradient.add_(weight, alpha=decay)
         if not self.momentum:
-            torch._foreach_add_(local.weights, local.gradients, alpha=-lr)
+            torch._foreach_add_(weights, gradients, alpha=-lr)
             return {}
-        buffers = local.moments["momentum_buffer"]
+        buffers = local.moments["momentum_buffer"].views
         torch._foreach_mul_(buffers, self.momentum)
-        torch._foreach_add_(buffers, local.gradients)
-        torch._foreach_add_(local.weights, buffers, alpha=-lr * (self.momentum if self.nesterov else 1.0))
+        torch._foreach_add_(buffers, gradients)
+        torch._foreach_add_(weights, buffers, alpha=-lr * (self.momentum if self.nesterov else 1.0))
         if self.nesterov:
-            torch._foreach_add_(local.weights, local.gradients, alpha=-lr)
+            torch._foreach_add_(weights, gradients, alpha=-lr)
         return {}

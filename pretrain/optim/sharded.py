@@ -22,7 +22,7 @@ from pretrain.optim.moments import LocalSlices, ParameterFigures
 from pretrain.optim.sgd import SgdOptions
 from pretrain.optim.skipping import Skip
 from pretrain.optim.spikes import SpikeRule
-from pretrain.sharding import Shard, ShardLayout
+from pretrain.sharding import Shard, ShardLayout, Sliced, SliceTable
 
 Rule = LambOptions | AdamWOptions | SgdOptions | AdafactorOptions
 
@@ -70,6 +70,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         self.vectors: dict[str, torch.Tensor] = {}  # of the rule, whole and equal on every rank
         self._figures: ParameterFigures = {}
         self._layout: ShardLayout | None = None
+        self._tables: dict[tuple[int, ...], SliceTable] = {}  # by the shards that a call stepped
         self._pending: _Pending | None = None
 
     @property
@@ -80,7 +81,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
 
     def bind(self, layout: ShardLayout) -> None:
         """Takes the layout and makes zero moments for each of its shards."""
-        self._layout = layout
+        self._layout, self._tables = layout, {}
         if isinstance(self.rule, AdafactorOptions):
             self.vectors = self.rule.new_vectors(layout)
         for shard in layout.shards:
@@ -114,19 +115,18 @@ class ShardedOptimizer(torch.optim.Optimizer):
         if pending is None:
             raise RuntimeError("An engine called step() outside begin() and finish().")
         # Offloaded sub-groups have their gradients all at once, and the first of as many calls steps them all.
-        ready = [
-            (i, s)
+        ready = tuple(
+            i
             for i, s in enumerate(self.layout.shards)
             if i not in pending.stepped and (s.tensor.grad is not None or not s.slices)
-        ]
-        shards = [shard for _, shard in ready]
-        slices = [piece for shard in shards for piece in shard.slices]
-        gradients = self._views(shards, [_gradient_of(shard) for shard in shards])
+        )
+        table = self._table_of(ready)
+        gradients = Sliced(table, [_gradient_of(shard) for shard in table.shards])
         if pending.grad_norm is None:
             if len(ready) != len(self.layout.shards):
                 raise RuntimeError("The gradient norm needs the gradients of all shards at once.")
-            pending.grad_norm = float(self.layout.global_norm(gradients, slices)) / pending.grad_scale
-        pending.stepped.update(index for index, _ in ready)
+            pending.grad_norm = float(self.layout.global_norm(gradients)) / pending.grad_scale
+        pending.stepped.update(ready)
         if pending.lr is None:
             return
         if not pending.judged:  # once a step, whatever the number of its sub-groups
@@ -135,11 +135,11 @@ class ShardedOptimizer(torch.optim.Optimizer):
             return
         local = LocalSlices(
             layout=self.layout,
-            slices=slices,
-            weights=self._views(shards, [shard.tensor for shard in shards]),
+            table=table,
+            weights=Sliced(table, [shard.tensor for shard in table.shards]),
             raw_gradients=gradients,
             moments={
-                kind: self._views(shards, [self.state[shard.tensor][kind] for shard in shards])
+                kind: Sliced(table, [self.state[shard.tensor][kind] for shard in table.shards])
                 for kind in self.rule.moment_kinds
             },
             parameter_decays=[
@@ -209,9 +209,10 @@ class ShardedOptimizer(torch.optim.Optimizer):
         clipped = 0 < self.max_grad_norm < grad_norm
         return (self.max_grad_norm / grad_norm if clipped else 1.0) / grad_scale
 
-    @staticmethod
-    def _views(shards: list[Shard], tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        return [view for shard, tensor in zip(shards, tensors, strict=True) for view in shard.views(tensor)]
+    def _table_of(self, shards: tuple[int, ...]) -> SliceTable:
+        if shards not in self._tables:
+            self._tables[shards] = SliceTable(tuple(self.layout.shards[index] for index in shards))
+        return self._tables[shards]
 
 
 def _gradient_of(shard: Shard) -> torch.Tensor:

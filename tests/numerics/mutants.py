@@ -14,7 +14,7 @@ from pretrain.backends.deepspeed import DeepSpeedBackend
 from pretrain.data.batches import Batch
 from pretrain.data.store import TokenStore
 from pretrain.optim import LossScaler, ShardedOptimizer
-from pretrain.sharding import ShardLayout, Slice
+from pretrain.sharding import ShardLayout, Sliced
 from tests.numerics.cells import Cell, in_one_process
 from tests.numerics.courses import engine_options, enter, make_backend, train_course
 from tests.numerics.outcome import Outcome
@@ -42,13 +42,11 @@ class NaiveLamb(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        pieces: list[Tensor] = []
-        slices: list[Slice] = []
+        gradients = []
         for shard in self.layout.shards:
             assert shard.tensor.grad is not None
-            pieces += shard.views(shard.tensor.grad)
-            slices += shard.slices
-        self.norm = float(self.layout.global_norm(pieces, slices))
+            gradients.append(shard.tensor.grad)
+        self.norm = float(self.layout.global_norm(Sliced(self.layout.table, gradients)))
         for weight in self.param_groups[0]["params"]:
             weight.grad.mul_(min(1.0, MAX_GRAD_NORM / self.norm))
             state = self.state[weight]
@@ -72,8 +70,8 @@ class NaiveLamb(torch.optim.Optimizer):
 class OwnNormOnly(ShardLayout):
     """Forgets to add the squares of the other ranks."""
 
-    def global_norm(self, pieces: Any, slices: Any) -> Tensor:
-        return self.partial_squared_norms(pieces, slices).sum().sqrt()
+    def global_norm(self, values: Sliced) -> Tensor:
+        return self.partial_squared_norms(values).sum().sqrt()
 
 
 class OwnTrustOnly(ShardLayout):

@@ -8,6 +8,7 @@ import torch
 from pretrain import blocks
 from pretrain.optim import AdamWOptions, LambOptions, Rule
 from pretrain.optim.moments import LocalSlices
+from pretrain.sharding import Sliced
 from tests.optim.cuts import PARAMETERS, bind, cut_layout, draw, whole_layout
 
 RULES: tuple[Rule, ...] = (
@@ -66,7 +67,9 @@ def test_blocks_do_not_show(rule: Rule, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_gradients_are_clipped_once() -> None:
     """By who takes them clipped, whatever how often."""
-    gradients = [torch.full((3,), 8.0)]
-    local = LocalSlices(whole_layout(), [], [], gradients, {}, [0.0] * len(PARAMETERS), 0.25)
-    assert local.gradients[0].tolist() == local.gradients[0].tolist() == [2.0, 2.0, 2.0]
-    assert local.gradients[0] is gradients[0]
+    layout = whole_layout()
+    gradients = [torch.full(info.shape, 8.0) for info in PARAMETERS]
+    of_kind = Sliced(layout.table, gradients)
+    local = LocalSlices(layout, layout.table, of_kind, of_kind, {}, [0.0] * len(PARAMETERS), 0.25)
+    assert local.gradients[2].tolist() == local.gradients[2].tolist() == [2.0] * 15
+    assert gradients[2].flatten().tolist() == [2.0] * 15
