@@ -22,6 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from matplotlib.figure import Figure
 from rich.table import Table
 
 from data_prep.demo import build_demo_store
@@ -49,8 +50,9 @@ _COMMON = (
     "log.every=1000",
 )
 _RATES: Mapping[str, tuple[float, ...]] = MappingProxyType(
-    {"lamb": (2.5e-3, 5e-3, 1e-2, 2e-2), "adamw": (5e-4, 1e-3, 2e-3, 4e-3)}
+    {"lamb": (2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2), "adamw": (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)}
 )
+_FIGURES = ("mlm_loss", "mask_only_loss", "nsp_accuracy", "unigram_entropy")
 _NAMES: Mapping[str, str] = MappingProxyType({"lamb": "LAMB", "adamw": "AdamW"})
 
 
@@ -69,6 +71,7 @@ class Run:
     mlm_loss: float
     mask_only_loss: float
     nsp_accuracy: float
+    unigram_entropy: float
 
 
 def main(argv: Sequence[str]) -> dict[str, Any]:
@@ -138,13 +141,14 @@ def _train(
         if done.returncode != 0 and "not finite" not in done.stderr:
             raise RuntimeError(f"{' '.join(settings)} ended with {done.returncode}:\n{done.stderr}")
         found = json.loads(scores.read_text().splitlines()[-1]) if done.returncode == 0 else {}
-    figures = {name: found.get(name, math.nan) for name in ("mlm_loss", "mask_only_loss", "nsp_accuracy")}
+    figures = {name: found.get(name, math.nan) for name in _FIGURES}
+    print(f"  held-out MLM loss {figures['mlm_loss']:.3f}", file=sys.stderr)
     return Run(optimizer, batch, lr, steps, seed, **figures)
 
 
 def _rows_of(runs: Sequence[Run]) -> list[tuple[str, ...]]:
     """Of each optimizer and batch: name, batch, steps, rate, and the means over the seeds with their span."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for optimizer, batch in dict.fromkeys((run.optimizer, run.batch) for run in runs):
         same = [run for run in runs if (run.optimizer, run.batch) == (optimizer, batch)]
         losses = [run.mlm_loss for run in same]
@@ -190,9 +194,6 @@ def _markdown(runs: Sequence[Run]) -> str:
 
 
 def _plot(runs: Sequence[Run], path: Path) -> None:
-    # Of the extra `bench`, which nothing else needs.
-    from matplotlib.figure import Figure
-
     grey, colours = "#808080", {"lamb": "#d9480f", "adamw": "#1971c2"}
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
@@ -202,6 +203,7 @@ def _plot(runs: Sequence[Run], path: Path) -> None:
         means = [statistics.fmean(run.mlm_loss for run in own if run.batch == batch) for batch in batches]
         axes.plot(batches, means, color=colour, label=_NAMES[optimizer])
         axes.plot([run.batch for run in own], [run.mlm_loss for run in own], "o", color=colour, markersize=4)
+    axes.axhline(runs[0].unigram_entropy, color=grey, linestyle=":", label="unigram entropy")
     axes.set_xscale("log", base=2)
     ticks = sorted({run.batch for run in runs})
     axes.set_xticks(ticks, [f"{batch:,}" for batch in ticks])
