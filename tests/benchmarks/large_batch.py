@@ -5,9 +5,11 @@ validation of the product.
 
 1. at the smallest batch, each optimizer's peak rate is the best of a grid, on a part of the rows;
 2. at the others it follows from that by the square root of the batch (LAMB: You et al. 2020, section 4; Adam:
-   Malladi et al. 2022), and the share of warm-up grows with the batch, as in the LAMB paper.
+   Malladi et al. 2022), and the share of warm-up grows with the batch, as in the LAMB paper;
+3. what a smaller rate than that of the rule would have given is tried too, by one seed.
 
-Nothing is tuned at the larger batches, and nothing is asserted. A table and a plot come out beside the JSON document.
+Nothing is asserted. A table and a plot come out beside the JSON document. Runs that the cache has are not repeated, so
+that what was interrupted goes on where it was; another store, recipe or version of the project starts anew.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -26,6 +29,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from data_prep.demo import build_demo_store
+from pretrain import __version__
+from pretrain.data.store import TokenStore
 from tests.benchmarks.report import make_console, provenance, write
 from tests.worlds import run_command
 
@@ -34,6 +39,7 @@ ROWS, QUICK_ROWS = 1 << 17, 512
 SEEDS, QUICK_SEEDS = (42, 43), (42,)
 # The largest batch warms up over a fifth of its steps, as 32K does in the LAMB paper; the others over as many steps.
 LARGEST_WARMUP = 0.2
+SMALLER = (0.5, 0.25)  # times the rate of the rule
 _SWEEP_PART = 4
 _RANKS = 2
 _SECONDS_PER_RUN = 7200.0
@@ -90,41 +96,68 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     if not store.exists():
         build_demo_store(store)
     result = provenance("tests.benchmarks.large_batch", argv) | {"rows": rows, "recipe": list(_COMMON)}
+    course = Course(store, max(batches), rows)
     sweep: list[Run] = []
     runs: list[Run] = []
+    smaller: list[Run] = []
     for optimizer, rates in _RATES.items():
         grid = rates[:2] if quick else rates
-        tried = [
-            _train(store, optimizer, batches, batches[0], lr, rows // _SWEEP_PART, seeds[0]) for lr in grid
-        ]
+        tried = [course.run(optimizer, batches[0], lr, seeds[0], _SWEEP_PART) for lr in grid]
         sweep += tried
-        best = min(tried, key=lambda run: (math.isnan(run.mlm_loss), run.mlm_loss)).lr
+        best = min(tried, key=_rank).lr
         for batch in batches:
             lr = best * math.sqrt(batch / batches[0])
-            runs += [_train(store, optimizer, batches, batch, lr, rows, seed) for seed in seeds]
-    result |= {"sweep": [asdict(run) for run in sweep], "runs": [asdict(run) for run in runs]}
-    make_console().print(_make_table(runs, rows))
+            runs += [course.run(optimizer, batch, lr, seed) for seed in seeds]
+            if batch > batches[0]:
+                smaller += [course.run(optimizer, batch, lr * factor, seeds[0]) for factor in SMALLER]
+    for name, found in (("sweep", sweep), ("runs", runs), ("smaller_rates", smaller)):
+        result[name] = [asdict(run) for run in found]
+    make_console().print(_make_table(runs, smaller, rows))
     write(result, arguments.output)
     if arguments.output is not None:
-        arguments.output.with_suffix(".md").write_text(_markdown(runs))
-        _plot(runs, arguments.output.with_suffix(".svg"))
+        arguments.output.with_suffix(".md").write_text(_markdown(runs, smaller))
+        _plot(runs, smaller, arguments.output.with_suffix(".svg"))
     return result
 
 
-def _train(
-    store: Path, optimizer: str, batches: Sequence[int], batch: int, lr: float, rows: int, seed: int
-) -> Run:
-    steps = rows // batch
-    warmup = max(1, round(LARGEST_WARMUP * rows / max(batches)))
-    settings = (
-        f"seed={seed}",
-        f"train.global_batch={batch}",
-        f"train.steps={steps}",
-        f"optimizer.name={optimizer}",
-        f"optimizer.lr={lr:.6g}",
-        f"schedule.warmup={warmup}",
-    )
-    print(f"{_NAMES[optimizer]}, {batch} rows a step, rate {lr:.3g}, {steps} steps", file=sys.stderr)
+def _rank(run: Run) -> tuple[bool, float]:
+    """Sorts what did not end well behind everything."""
+    return math.isnan(run.mlm_loss), run.mlm_loss
+
+
+@dataclass(frozen=True)
+class Course:
+    """What all runs share: the store, the largest batch, by which they warm up, and the rows they train on."""
+
+    store: Path
+    largest_batch: int
+    rows: int
+
+    def run(self, optimizer: str, batch: int, lr: float, seed: int, part: int = 1) -> Run:
+        """One run over the rows, or a part of them, of this checkout or from the cache."""
+        rows = self.rows // part
+        steps, warmup = rows // batch, max(1, round(LARGEST_WARMUP * rows / self.largest_batch))
+        settings = [
+            *_COMMON,
+            f"seed={seed}",
+            f"train.global_batch={batch}",
+            f"train.steps={steps}",
+            f"optimizer.name={optimizer}",
+            f"optimizer.lr={lr:.6g}",
+            f"schedule.warmup={warmup}",
+        ]
+        known = [TokenStore.open(self.store).fingerprint, __version__, *settings]
+        kept = self.store.parent / f"run-{sha256(json.dumps(known).encode()).hexdigest()[:16]}.json"
+        if not kept.exists():
+            print(f"{_NAMES[optimizer]}, {batch} rows a step, rate {lr:.3g}, {steps} steps", file=sys.stderr)
+            kept.write_text(json.dumps(_train(self.store, settings)))
+        figures = {name: math.nan for name in _FIGURES} | json.loads(kept.read_text())
+        print(f"  held-out MLM loss {figures['mlm_loss']:.3f}", file=sys.stderr)
+        return Run(optimizer, batch, lr, steps, seed, **figures)
+
+
+def _train(store: Path, settings: Sequence[str]) -> dict[str, float]:
+    """The real command; what its last validation said, or nothing of a run that the product ended."""
     with tempfile.TemporaryDirectory(dir=store.parent, prefix="large-batch-") as folder:
         recipe, output = Path(folder) / "recipe.toml", Path(folder) / "run"
         recipe.write_text("")
@@ -136,22 +169,24 @@ def _train(
             f"--nproc-per-node={_RANKS}",
         ]
         command += ["launch/pretrain.py", "--backend", "fsdp", "--data", str(store), "--output", str(output)]
-        done = run_command([*command, "--recipe", recipe, *_COMMON, *settings], timeout=_SECONDS_PER_RUN)
-        scores = output / "eval.jsonl"
+        done = run_command([*command, "--recipe", recipe, *settings], timeout=_SECONDS_PER_RUN)
         if done.returncode != 0 and "not finite" not in done.stderr:
             raise RuntimeError(f"{' '.join(settings)} ended with {done.returncode}:\n{done.stderr}")
-        found = json.loads(scores.read_text().splitlines()[-1]) if done.returncode == 0 else {}
-    figures = {name: found.get(name, math.nan) for name in _FIGURES}
-    print(f"  held-out MLM loss {figures['mlm_loss']:.3f}", file=sys.stderr)
-    return Run(optimizer, batch, lr, steps, seed, **figures)
+        if done.returncode != 0:
+            return {}
+        found = json.loads((output / "eval.jsonl").read_text().splitlines()[-1])
+    return {name: found[name] for name in _FIGURES}
 
 
-def _rows_of(runs: Sequence[Run]) -> list[tuple[str, ...]]:
-    """Of each optimizer and batch: name, batch, steps, rate, and the means over the seeds with their span."""
+def _rows_of(runs: Sequence[Run], smaller: Sequence[Run]) -> list[tuple[str, ...]]:
+    """Of each optimizer and batch: name, batch, steps, rate, the means over the seeds with their span, and the best
+    that a smaller rate gave."""
     lines: list[tuple[str, ...]] = []
     for optimizer, batch in dict.fromkeys((run.optimizer, run.batch) for run in runs):
         same = [run for run in runs if (run.optimizer, run.batch) == (optimizer, batch)]
         losses = [run.mlm_loss for run in same]
+        others = [run for run in smaller if (run.optimizer, run.batch) == (optimizer, batch)]
+        best = min(others, key=_rank, default=None)
         lines.append(
             (
                 _NAMES[optimizer],
@@ -162,6 +197,7 @@ def _rows_of(runs: Sequence[Run]) -> list[tuple[str, ...]]:
                 f"{min(losses):.3f} to {max(losses):.3f}",
                 f"{statistics.fmean(run.mask_only_loss for run in same):.3f}",
                 f"{statistics.fmean(run.nsp_accuracy for run in same):.3f}",
+                "" if best is None else f"{best.mlm_loss:.3f} at {best.lr:.3g}",
             )
         )
     return lines
@@ -176,24 +212,25 @@ _HEADINGS = (
     "over seeds",
     "[MASK] only",
     "NSP accuracy",
+    "a smaller LR gave",
 )
 
 
-def _make_table(runs: Sequence[Run], rows: int) -> Table:
+def _make_table(runs: Sequence[Run], smaller: Sequence[Run], rows: int) -> Table:
     table = Table(title=f"{rows:,} rows of 48 tokens in batches of several sizes", title_justify="left")
     for heading in _HEADINGS:
         table.add_column(heading.replace("[", r"\["), justify="right", no_wrap=True)
-    for line in _rows_of(runs):
+    for line in _rows_of(runs, smaller):
         table.add_row(*line)
     return table
 
 
-def _markdown(runs: Sequence[Run]) -> str:
-    lines = [_HEADINGS, tuple("---:" for _ in _HEADINGS), *_rows_of(runs)]
+def _markdown(runs: Sequence[Run], smaller: Sequence[Run]) -> str:
+    lines = [_HEADINGS, tuple("---:" for _ in _HEADINGS), *_rows_of(runs, smaller)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _plot(runs: Sequence[Run], path: Path) -> None:
+def _plot(runs: Sequence[Run], smaller: Sequence[Run], path: Path) -> None:
     grey, colours = "#808080", {"lamb": "#d9480f", "adamw": "#1971c2"}
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
@@ -203,6 +240,8 @@ def _plot(runs: Sequence[Run], path: Path) -> None:
         means = [statistics.fmean(run.mlm_loss for run in own if run.batch == batch) for batch in batches]
         axes.plot(batches, means, color=colour, label=_NAMES[optimizer])
         axes.plot([run.batch for run in own], [run.mlm_loss for run in own], "o", color=colour, markersize=4)
+        tried = [run for run in smaller if run.optimizer == optimizer]
+        axes.plot([run.batch for run in tried], [run.mlm_loss for run in tried], "_", color=colour)
     axes.axhline(runs[0].unigram_entropy, color=grey, linestyle=":", label="unigram entropy")
     axes.set_xscale("log", base=2)
     ticks = sorted({run.batch for run in runs})
