@@ -37,6 +37,7 @@ from tests.worlds import run_command
 BATCHES, QUICK_BATCHES = (64, 256, 1024, 4096), (64, 128)
 ROWS, QUICK_ROWS = 1 << 17, 512
 SEEDS, QUICK_SEEDS = (42, 43), (42,)
+QUICK_BYTES = 3_000_000  # of text
 # The largest batch warms up over a fifth of its steps, as 32K does in the LAMB paper; the others over as many steps.
 LARGEST_WARMUP = 0.2
 SMALLER = (0.5, 0.25)  # times the rate of the rule
@@ -84,7 +85,9 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     """Runs, prints and writes; the JSON document."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.large_batch", description=__doc__)
     parser.add_argument("--cache", type=Path, required=True, help="folder for the demo store, which stays")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROWS} rows: shows that it runs")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"{QUICK_ROWS} rows of little text: shows that it runs"
+    )
     parser.add_argument("--rows", type=int, help=f"rows that each run trains on (default: {ROWS})")
     parser.add_argument("--output", type=Path, help="file for the JSON document; table and plot go beside it")
     arguments = parser.parse_args(argv)
@@ -94,14 +97,14 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     arguments.cache.mkdir(parents=True, exist_ok=True)
     store = arguments.cache / "demo-store"
     if not store.exists():
-        build_demo_store(store)
+        build_demo_store(store, num_bytes=QUICK_BYTES if quick else None)
     result = provenance("tests.benchmarks.large_batch", argv) | {"rows": rows, "recipe": list(_COMMON)}
     course = Course(store, max(batches), rows)
     sweep: list[Run] = []
     runs: list[Run] = []
     smaller: list[Run] = []
     for optimizer, rates in _RATES.items():
-        grid = rates[:2] if quick else rates
+        grid = rates[:1] if quick else rates
         tried = [course.run(optimizer, batches[0], lr, seeds[0], _SWEEP_PART) for lr in grid]
         sweep += tried
         best = min(tried, key=_rank).lr
@@ -109,7 +112,8 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
             lr = best * math.sqrt(batch / batches[0])
             runs += [course.run(optimizer, batch, lr, seed) for seed in seeds]
             if batch > batches[0]:
-                smaller += [course.run(optimizer, batch, lr * factor, seeds[0]) for factor in SMALLER]
+                factors = SMALLER[:1] if quick else SMALLER
+                smaller += [course.run(optimizer, batch, lr * factor, seeds[0]) for factor in factors]
     for name, found in (("sweep", sweep), ("runs", runs), ("smaller_rates", smaller)):
         result[name] = [asdict(run) for run in found]
     make_console().print(_make_table(runs, smaller, rows))
