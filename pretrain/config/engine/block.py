@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 def _whole(count: float) -> float:
-    if count != int(count):
+    if not float(count).is_integer():
         raise ValueError("input should be a whole number")
     return count
 
