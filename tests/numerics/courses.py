@@ -18,6 +18,7 @@ from pretrain.data.store import TokenStore
 from pretrain.loop import Loop, LoopOptions
 from pretrain.metrics import StepRecord, Terminal
 from pretrain.optim import Progress, RunLength, Schedule
+from pretrain.sharding import ShardLayout
 from pretrain.signals import StopRequest
 from tests.numerics.cells import Cell, in_one_process
 from tests.numerics.outcome import Outcome, joined
@@ -136,10 +137,14 @@ def train_course(backend: Backend, store: TokenStore, cell: Cell, steps: int) ->
 
 
 def local_weights(backend: Backend) -> dict[str, torch.Tensor]:
-    layout = backend.layout
+    return local_pieces(backend.layout, [shard.tensor.detach() for shard in backend.layout.shards])
+
+
+def local_pieces(layout: ShardLayout, tensors: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Of float32 tensors shaped like the shards, this rank's pieces by parameter, NaN elsewhere."""
     whole = {info.name: torch.full((info.numel,), torch.nan) for info in layout.parameters}
-    for shard in layout.shards:
-        assert shard.tensor.dtype == torch.float32
-        for piece, values in zip(shard.slices, shard.views(shard.tensor.detach()), strict=True):
+    for shard, tensor in zip(layout.shards, tensors, strict=True):
+        assert tensor.dtype == torch.float32
+        for piece, values in zip(shard.slices, shard.views(tensor), strict=True):
             whole[layout.parameters[piece.parameter].name][piece.start : piece.end] = values
     return {info.name: whole[info.name].view(info.shape) for info in layout.parameters}
