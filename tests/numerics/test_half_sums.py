@@ -140,7 +140,7 @@ def plain_gradient(folder: Path, precision: str) -> dict[str, Tensor]:
 def distances(judge: dict[str, Tensor], found: dict[str, Tensor], cell: Cell) -> dict[str, float]:
     """Relative, in the L2 norm, by parameter."""
     assert judge.keys() == found.keys()
-    # Under ZeRO-3 the gradients of heads and last layer are the judge's to 1e-7, but what flows back from there is rounded
+    # Under ZeRO-3 the gradients of heads and last layer are the judge's to 1e-7, but what flows back from there rounds
     # in another way, so that a micro-batch's own gradient differs before that layer.
     before_last = ("bert.embeddings.", "bert.encoder.layer.0.")
     left_out = before_last if (cell.backend, cell.stage) == ("deepspeed", 3) else ()
