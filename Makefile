@@ -19,10 +19,10 @@ INSTALLED = $(VENV)/installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test test-full test-matrix faults check bench-data bench-optimizer bench-saving environment clean
+.PHONY: help pretrain test test-full test-matrix faults check bench-data bench-optimizer bench-large-batch bench-saving environment clean
 
 help: ## what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 pretrain: environment ## environment, then a BERT from the demo text; goes on where a stopped run ended
 	deepspeed --num_gpus $(RANKS) launch/pretrain.py --recipe $(RECIPE) --ds_config $(DS_CONFIG) --output $(OUTPUT)
@@ -53,6 +53,9 @@ bench-data: environment ## data_prep and batch making beside their peers; about 
 
 bench-optimizer: environment ## the optimizer step beside torch's fused AdamW, on the CPU; some minutes
 	python -m tests.benchmarks.optimizer --output tests/benchmarks/results/optimizer.json
+
+bench-large-batch: environment ## the same text in batches of 64 to 4,096 rows, LAMB beside AdamW; an hour or so
+	python -m tests.benchmarks.large_batch --cache $(BENCH) --output tests/benchmarks/results/large_batch.json
 
 bench-saving: environment ## what a checkpoint costs a training, beside a plain torch.save; some minutes
 	python -m tests.benchmarks.saving --output tests/benchmarks/results/saving.json

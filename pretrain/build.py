@@ -150,7 +150,10 @@ def spike_rule(recipe: Recipe) -> SpikeRule | None:
 
 
 def optimizer_rule(recipe: Recipe) -> Rule:
-    """The update rule with its hyper-parameters; what the recipe leaves open is the variant's."""
+    """The update rule with its hyper-parameters; what the recipe leaves open is the variant's.
+
+    Raises UsageError where the bounds of LAMB's trust ratio leave nothing between them.
+    """
     section = recipe.optimizer
     if section.name == "sgd":
         return SgdOptions(section.momentum, section.nesterov)
@@ -160,7 +163,14 @@ def optimizer_rule(recipe: Recipe) -> Rule:
     said: dict[str, Any] = {name: value for name in names if (value := getattr(section, name)) is not None}
     if section.name == "lamb":
         lamb = LambOptions.variant(section.variant, beta1=section.beta1, beta2=section.beta2, eps=section.eps)
-        return replace(lamb, trust_1d=section.trust_1d, **said)
+        rule = replace(lamb, trust_1d=section.trust_1d, **said)
+        if rule.min_trust > rule.max_trust:
+            raise UsageError(
+                f"LAMB's trust ratio would be at least {rule.min_trust:g} and at most {rule.max_trust:g}: set "
+                "optimizer.min_trust no higher than optimizer.max_trust (min_coeff and max_coeff in a ds_config); "
+                f"what is not said is that of optimizer.variant {section.variant}."
+            )
+        return rule
     return replace(AdamWOptions(section.beta1, section.beta2, section.eps), **said)
 
 

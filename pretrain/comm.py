@@ -31,8 +31,16 @@ _OF_A_LAUNCHER = (
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE"),
     *("MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID"),
 )
-# NVIDIA's data sheets, without sparsity.
-_BF16_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12}
+# NVIDIA's data sheets, without sparsity; the first name that is part of the device's counts.
+_BF16_PEAKS = {
+    "H200 NVL": 835e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+}
 
 
 @dataclass(frozen=True)
@@ -132,6 +140,8 @@ def missing_for_compiling(on: torch.device) -> str | None:
     variable, usual = ("CXX", ["g++"]) if on.type == "cpu" else ("CC", ["gcc", "clang", "cc"])
     compilers = [os.environ[variable]] if os.environ.get(variable) else usual
     if not any(shutil.which(name) for name in compilers):
+        if len(compilers[0].split()) > 1:  # torch and Triton start it by that name, without a shell
+            return f"a compiler ({variable} is {compilers[0]!r}, taken for the name of one program: name a script)"
         return f"a compiler ({' or '.join(compilers)})"
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         return "Python's headers (Python.h, of the package python3-dev)"

@@ -14,7 +14,7 @@ def build_schedule(recipe: Recipe, samples_per_step: Callable[[], float]) -> tup
 
     `samples_per_step` is asked only where a key counts samples.
 
-    Raises UsageError where a warm-up in samples is longer than the run.
+    Raises UsageError where a warm-up in samples is longer than the run, or the rate would end above its peak.
     """
     section, optimizer, total_steps = recipe.schedule, recipe.optimizer, recipe.planned_steps
     peak, warmup_steps, resolved = optimizer.lr, recipe.warmup_steps, dict[str, Any]()
@@ -41,6 +41,11 @@ def build_schedule(recipe: Recipe, samples_per_step: Callable[[], float]) -> tup
         origin += f"; train.batch_stages scale it to the rows of each by {optimizer.lr_scaling}"
     full_rows = recipe.train.batch_plan.rows_in(warmup_steps) * recipe.data.seq_len
     end_lr = section.end_lr if section.end_share is None else section.end_share * peak
+    if end_lr > peak:
+        raise UsageError(
+            f"schedule.end_lr is {end_lr:g}, above the peak rate {peak:g} ({origin}): the rate would rise to the end; "
+            "lower schedule.end_lr or raise optimizer.lr."
+        )
     schedule = Schedule(
         section.name,
         peak_lr=peak,

@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from torch._inductor import cpp_builder
+from torch._inductor.exc import InvalidCxxCompiler
 
 from pretrain import comm
 from pretrain.backends.base import finished_step, make_loss_scaler
 from pretrain.backends.carried import BackendName, check_carried
-from pretrain.build import Request, engine_options
+from pretrain.build import Request, engine_options, optimizer_rule
 from pretrain.comm import Placement
 from pretrain.config import EngineConfig, resolve
 from pretrain.errors import UsageError
-from pretrain.optim import Skip
+from pretrain.optim import LambOptions, Skip
 from tests.worlds import ROOT
 
 
@@ -114,6 +116,41 @@ def test_compiling_without_its_tools_is_refused(
         monkeypatch.setattr(comm.sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(UsageError, match=rf"^train\.compile needs {missing} \(.*\) on every machine"):
         engine_options(asked)
+
+
+def test_a_compiler_is_one_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch reads the variable: it finds no compiler of this name either."""
+    asked = request(tmp_path, "fsdp", {}, "train.compile=true")
+    monkeypatch.setenv("CXX", "env g++")
+    with pytest.raises(
+        UsageError, match=r"needs a compiler \(CXX is 'env g\+\+', taken for the name of one program"
+    ):
+        engine_options(asked)
+    monkeypatch.setattr(cpp_builder.config.cpp, "cxx", (None, "env g++"))
+    with pytest.raises(InvalidCxxCompiler):
+        cpp_builder.get_cpp_compiler()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "params", "bounds"),
+    [
+        (["optimizer.min_trust=0.5", "optimizer.max_trust=0.4"], {}, "0.5 and at most 0.4"),
+        (["optimizer.variant=deepspeed", "optimizer.min_trust=0.5"], {}, "0.5 and at most 0.3"),
+        (["optimizer.variant=deepspeed", "optimizer.max_trust=0.005"], {}, "0.01 and at most 0.005"),
+        ([], {"min_coeff": 0.5, "max_coeff": 0.4}, "0.5 and at most 0.4"),
+    ],
+)
+def test_bounds_of_the_trust_ratio_leave_something_between_them(
+    tmp_path: Path, overrides: list[str], params: dict[str, float], bounds: str
+) -> None:
+    ds_config = {"optimizer": {"type": "Lamb", "params": params}}
+    with pytest.raises(
+        UsageError, match=rf"^LAMB's trust ratio would be at least {bounds}: set optimizer.min_trust"
+    ):
+        optimizer_rule(request(tmp_path, "fsdp", ds_config, *overrides).config.recipe)
+    equal = ["optimizer.min_trust=0.5", "optimizer.max_trust=0.5"]
+    rule = optimizer_rule(request(tmp_path, "fsdp", {}, *equal).config.recipe)
+    assert isinstance(rule, LambOptions) and rule.min_trust == rule.max_trust == 0.5
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import pytest
 
 from pretrain.config import Recipe
+from pretrain.errors import UsageError
 from pretrain.optim import Progress
 from pretrain.pace import build_schedule, run_length
 
@@ -36,3 +37,18 @@ def test_a_warm_up_in_samples_goes_through_the_stages() -> None:
     """A row is two samples: 120 samples are 60 rows, which 25 steps take."""
     _, resolved = build_schedule(recipe(warmup_samples=120), lambda: 32.0)
     assert resolved["warmup_steps"] == 25
+
+
+def test_a_rate_that_would_end_above_its_peak_is_refused() -> None:
+    """The peak is that after scaling: 0.5 found at 64 samples a step is 0.25 at 32."""
+    assert build_schedule(recipe(end_lr=0.5), no_samples)[0].end_lr == 0.5
+    with pytest.raises(
+        UsageError, match=r"^schedule.end_lr is 0.6, above the peak rate 0.5 \(optimizer.lr\)"
+    ):
+        build_schedule(recipe(end_lr=0.6), no_samples)
+    scaled = recipe(end_lr=0.3).model_dump()
+    scaled["optimizer"] |= {"lr_scaling": "linear", "base_batch": 64}
+    with pytest.raises(
+        UsageError, match=r"^schedule.end_lr is 0.3, above the peak rate 0.25 \(.*scaled to 32"
+    ):
+        build_schedule(Recipe.model_validate(scaled), lambda: 32.0)

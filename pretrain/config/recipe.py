@@ -3,13 +3,21 @@
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from pretrain.config.batch_plan import BatchPlan
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Pair = Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _normal(number: float) -> float:
+    if number < 2.0**-126:
+        raise ValueError(
+            "input should be 1.18e-38 or more: a smaller one is no normal float32 and may become 0"
+        )
+    return number
 
 
 class Section(BaseModel):
@@ -137,7 +145,7 @@ class Optimizer(Section):
     base_batch: PositiveInt | None = None  # samples per step at which `lr` was found
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    eps: Annotated[float, Field(gt=0)] = 1e-6
+    eps: Annotated[float, Field(gt=0), AfterValidator(_normal)] = 1e-6
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 0.01

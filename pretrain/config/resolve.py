@@ -119,11 +119,15 @@ def batch_cut(config: RunConfig, world_size: int) -> tuple[int, int]:
         limit = max(1, MAX_AUTO_TOKENS // config.recipe.data.seq_len)
         micro_batch = max(rows for rows in range(1, min(limit, common) + 1) if common % rows == 0)
     accumulation = rows_per_rank // micro_batch
-    if micro_batch * accumulation != rows_per_rank or (said != "auto" and said != accumulation):
-        steps = said if said != "auto" else accumulation
+    if said == "auto" and rows_per_rank % micro_batch:
+        raise UsageError(
+            f"train.global_batch is {train.global_batch} rows, no multiple of micro-batch {micro_batch} x {world_size} "
+            f"rank(s) = {micro_batch * world_size}: change train.global_batch or train.micro_batch so that it is one."
+        )
+    if said != "auto" and micro_batch * said != rows_per_rank:
         raise UsageError(
             f"train.global_batch is {train.global_batch} rows, but micro-batch {micro_batch} x {world_size} ranks x "
-            f"{steps} accumulation steps is {micro_batch * world_size * steps}: change train.global_batch, "
+            f"{said} accumulation steps is {micro_batch * world_size * said}: change train.global_batch, "
             "train.micro_batch or gradient_accumulation_steps so that the product is equal."
         )
     for rows in sizes:
@@ -221,8 +225,14 @@ def _said_by_engine(engine: EngineConfig, file: str, world_size: int) -> dict[st
         found["schedule.end_share"] = (schedule.cos_min_ratio, "scheduler.params.cos_min_ratio")
         found["schedule.warmup"] = (schedule.warmup_num_steps, "scheduler.params.warmup_num_steps")
         found["train.steps"] = (schedule.total_num_steps, "scheduler.params.total_num_steps")
-        if found.get("optimizer.lr", ("auto",))[0] == "auto":
-            found["optimizer.lr"] = (schedule.warmup_max_lr, "scheduler.params.warmup_max_lr")
+        rate, peak = found.get("optimizer.lr", ("auto", ""))[0], schedule.warmup_max_lr
+        if rate == "auto":
+            found["optimizer.lr"] = (peak, "scheduler.params.warmup_max_lr")
+        elif peak not in ("auto", rate):  # DeepSpeed's optimizer takes the scheduler's
+            raise UsageError(
+                f"ds_config {file}: optimizer.params.lr is {rate!r} but scheduler.params.warmup_max_lr is {peak!r}: "
+                'make them equal, or write "auto" for one.'
+            )
     return {
         key: Said(value, f"ds_config {file} ({name})")
         for key, (value, name) in found.items()

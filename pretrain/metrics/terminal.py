@@ -71,8 +71,11 @@ class Terminal:
             "unigram entropy", f"{record.unigram_entropy:.3f}", "the best that a model without context can do"
         )
         below = record.unigram_entropy - record.mask_only_loss
+        side = "below" if below >= 0 else "above"
         table.add_row(
-            "[MASK]-only loss", f"{record.mask_only_loss:.3f}", f"{below:.3f} nat below the unigram entropy"
+            "[MASK]-only loss",
+            f"{record.mask_only_loss:.3f}",
+            f"{abs(below):.3f} nat {side} the unigram entropy",
         )
         if record.shuffled_mask_only_loss is not None:
             lost = record.shuffled_mask_only_loss - record.mask_only_loss

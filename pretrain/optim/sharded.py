@@ -109,7 +109,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         """Updates every shard that has a gradient; the gradients are overwritten.
 
         A gradient that is not finite, or whose norm is a spike, changes nothing, on any rank, because the norm is
-        global.
+        global; nor does one whose scale is so small that its inverse is infinite in the gradients' own type.
         """
         pending = self._pending
         if pending is None:
@@ -130,7 +130,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
         if pending.lr is None:
             return
         if not pending.judged:  # once a step, whatever the number of its sub-groups
-            pending.skip, pending.judged = self._skip_for(pending.grad_norm), True
+            pending.skip, pending.judged = self._skip_for(pending.grad_norm, pending.grad_scale), True
         if pending.skip is not None:
             return
         local = LocalSlices(
@@ -192,10 +192,12 @@ class ShardedOptimizer(torch.optim.Optimizer):
             )
         return pending, pending.grad_norm
 
-    def _skip_for(self, grad_norm: float) -> Skip | None:
-        """Whether nothing may be updated by gradients of this norm."""
+    def _skip_for(self, grad_norm: float, grad_scale: float) -> Skip | None:
+        """Whether nothing may be updated by gradients of this norm and scale."""
         if not isfinite(grad_norm):
             return _not_finite(grad_norm)
+        if self._gradient_factor(grad_norm, grad_scale) > torch.finfo(self.layout.dtype).max:
+            return Skip("not finite", f"the inverse of the gradients' scale {grad_scale:g} is not finite")
         return None if self.spikes is None else self.spikes.found(grad_norm, self.recent_norms)
 
     def _counted(self, skip: Skip) -> Skip:

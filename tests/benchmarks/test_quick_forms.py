@@ -1,6 +1,7 @@
 """Each benchmark in its quick form, as a user types it: that it runs to its end and writes what it found."""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -109,3 +110,18 @@ def test_naive_lamb(cache: Path) -> None:
     )
     assert len(deviations) == 4
     assert "trust ratios" in printed
+
+
+@pytest.mark.slow
+def test_large_batch(cache: Path) -> None:
+    found, printed = quick("large_batch", cache)
+    tried = {(run["optimizer"], run["batch"]): run for run in found["runs"]}
+    assert list(tried) == [("lamb", 64), ("lamb", 128), ("adamw", 64), ("adamw", 128)]
+    for (name, batch), run in tried.items():
+        assert run["steps"] * batch == found["rows"]
+        assert run["lr"] == pytest.approx(tried[name, 64]["lr"] * math.sqrt(batch / 64))
+        assert 0 < run["mlm_loss"] < math.log(2048) + 0.5
+    assert "AdamW" in printed
+    results = cache / "results"
+    assert (results / "large_batch.md").read_text().count("\n") == 2 + len(tried)
+    assert "</svg>" in (results / "large_batch.svg").read_text()

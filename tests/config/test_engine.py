@@ -109,6 +109,14 @@ def test_what_is_not_carried_is_refused_by_its_name_with_advice(read: Read, key:
         ({"zero_optimization": {"stage": "2"}}, "\"zero_optimization.stage\" is '2'"),
         ({"zero_optimization": True}, '"zero_optimization" is True: it must be a section'),
         ({"zero_optimization": {"reduce_bucket_size": -5}}, '"zero_optimization.reduce_bucket_size" is -5'),
+        (
+            {"zero_optimization": {"reduce_bucket_size": 0}},
+            '"zero_optimization.reduce_bucket_size" is 0: input should be greater than 0',
+        ),
+        ({"zero_optimization": {"reduce_bucket_size": 1.5}}, "is 1.5: input should be a whole number."),
+        ({"zero_optimization": {"sub_group_size": 0.5}}, "is 0.5: input should be a whole number."),
+        ({"zero_optimization": {"stage3_prefetch_bucket_size": 0.5}}, "is 0.5: input should be a whole"),
+        ({"zero_optimization": {"allgather_bucket_size": 5e8 + 1}}, "is 500000001.0: input should be even"),
         ({"bf16": {"enabled": "yes"}}, "\"bf16.enabled\" is 'yes'"),
         (
             {"communication_data_type": "bf16"},
@@ -238,7 +246,13 @@ def test_fp16_has_deepspeeds_keys_and_defaults(read: Read) -> None:
         ({"fp16": {"loss_scale": -1}}, '"fp16.loss_scale" is -1'),
         ({"fp16": {"loss_scale_window": 0}}, '"fp16.loss_scale_window" is 0'),
         ({"fp16": {"hysteresis": 1.5}}, '"fp16.hysteresis" is 1.5'),
+        (
+            {"fp16": {"loss_scale": 1e-40}},
+            '"fp16.loss_scale" is 1e-40: a scale should be 2 to the power of -24 or more',
+        ),
+        ({"fp16": {"loss_scale": 2.0**-25}}, '"fp16.loss_scale" is 2.9'),
         ({"fp16": {"min_loss_scale": 0}}, '"fp16.min_loss_scale" is 0'),
+        ({"fp16": {"min_loss_scale": 1e-40}}, '"fp16.min_loss_scale" is 1e-40: a scale should'),
         ({"fp16": {"initial_scale_power": 200}}, '"fp16.initial_scale_power" is 200'),
         ({"fp16": {"enabled": "yes"}}, "\"fp16.enabled\" is 'yes'"),
     ],
@@ -247,3 +261,9 @@ def test_what_fp16_refuses(read: Read, content: Any, complaint: str) -> None:
     with pytest.raises(UsageError) as error:
         read(content)
     assert complaint in str(error.value)
+
+
+def test_the_lowest_loss_scales_that_fp16_takes(read: Read) -> None:
+    for scale in (0, 0.0, 2.0**-24, 1, 128):
+        assert read({"fp16": {"loss_scale": scale}}).engine.fp16.loss_scale == scale
+    assert read({"fp16": {"min_loss_scale": 2.0**-24}}).engine.fp16.min_loss_scale == 2.0**-24

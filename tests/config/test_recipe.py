@@ -128,6 +128,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(
         ("[model]\npreset = 3", "model.preset", "input should be a valid string"),
         ("[optimizer]\nlr = nan", "optimizer.lr", "input should be a finite number"),
         ("[optimizer]\nlr = inf", "optimizer.lr", "input should be a finite number"),
+        ("[optimizer]\neps = 1e-38", "optimizer.eps", "is 1e-38: input should be 1.18e-38 or more"),
         ("seed = -1", "seed", "greater than or equal to 0"),
         ("train = 3", "train", "is 3: it must be a section"),
         ("[train.steps]\nx = 1", "train.steps", "input should be a valid integer"),

@@ -233,13 +233,29 @@ def test_deepspeeds_scheduler_block(layers: Layers) -> None:
     recipe = config.recipe
     assert (recipe.schedule.name, recipe.warmup_steps) == ("linear", 5)
     assert (recipe.train.steps, recipe.optimizer.lr) == (50, 0.25)
-    both = {
-        "scheduler": {"type": "WarmupDecayLR", "params": WARMUP},
-        "optimizer": {"type": "Lamb", "params": LAMB},
+
+
+@pytest.mark.parametrize("name", ["WarmupLR", "WarmupDecayLR"])
+@pytest.mark.parametrize(
+    ("rate", "peak", "resolved"),
+    [(0.5, 0.5, 0.5), (1, 1.0, 1.0), (0.5, "auto", 0.5), ("auto", 0.25, 0.25), (0.5, 0.25, None)],
+)
+def test_rates_of_both_of_deepspeeds_blocks_agree(
+    layers: Layers, name: str, rate: Any, peak: Any, resolved: float | None
+) -> None:
+    engine = {
+        "optimizer": {"type": "Lamb", "params": {"lr": rate}},
+        "scheduler": {"type": name, "params": {"warmup_max_lr": peak}},
     }
-    assert (
-        layers.resolve(engine=both).recipe.optimizer.lr == 0.5
-    )  # as in the class's docstring: the optimizer's
+    if resolved is not None:
+        assert layers.resolve(engine=engine).recipe.optimizer.lr == resolved
+        return
+    with pytest.raises(UsageError) as error:
+        layers.resolve("optimizer.lr=0.5", engine=engine)
+    assert str(error.value) == (
+        f"ds_config {layers.engine}: optimizer.params.lr is 0.5 but scheduler.params.warmup_max_lr is 0.25: make them "
+        'equal, or write "auto" for one.'
+    )
 
 
 @pytest.mark.parametrize(
@@ -332,9 +348,20 @@ def test_the_cut_of_the_batch(
             ["train.global_batch=8", "train.micro_batch=3"],
             {},
             1,
-            "micro-batch 3 x 1 ranks x 2 accumulation steps is 6",
+            "is 8 rows, no multiple of micro-batch 3 x 1 rank(s) = 3: change train.global_batch or",
         ),
-        (["train.global_batch=8", "train.micro_batch=16"], {}, 1, "micro-batch 16 x 1 ranks"),
+        (
+            ["train.global_batch=8", "train.micro_batch=16"],
+            {},
+            1,
+            "is 8 rows, no multiple of micro-batch 16 x 1 rank(s) = 16",
+        ),
+        (
+            ["train.global_batch=18", "train.micro_batch=4"],
+            {},
+            2,
+            "is 18 rows, no multiple of micro-batch 4 x 2 rank(s) = 8",
+        ),
         (["train.global_batch=8"], {"gradient_accumulation_steps": 3}, 1, "micro-batch 2 x 1 ranks x 3"),
         (["train.global_batch=8"], {"gradient_accumulation_steps": 9}, 1, "micro-batch 1 x 1 ranks x 9"),
         (

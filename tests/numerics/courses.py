@@ -19,6 +19,7 @@ from pretrain.data.store import TokenStore
 from pretrain.loop import Loop, LoopOptions
 from pretrain.metrics import StepRecord, Terminal
 from pretrain.optim import Progress, RunLength, Schedule
+from pretrain.sharding import ShardLayout
 from pretrain.signals import StopRequest
 from tests.numerics.cells import Cell, in_one_process
 from tests.numerics.outcome import Outcome, joined
@@ -155,11 +156,16 @@ def local_weights(backend: Backend) -> dict[str, torch.Tensor]:
     """This rank's pieces of all master weights, of what is not trained too; NaN elsewhere."""
     found: dict[str, torch.Tensor] = {}
     for layout in backend.layout.with_frozen():
-        whole = [torch.full((info.numel,), torch.nan) for info in layout.parameters]
-        for shard in layout.shards:
-            assert shard.tensor.dtype == torch.float32
-            for piece, values in zip(shard.slices, shard.views(shard.tensor.detach()), strict=True):
-                whole[piece.parameter][piece.start : piece.end] = values
-        named = zip(layout.parameters, whole, strict=True)
-        found |= {info.name: values.view(info.shape) for info, values in named}
+        found |= local_pieces(layout, [shard.tensor.detach() for shard in layout.shards])
     return found
+
+
+def local_pieces(layout: ShardLayout, tensors: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Of float32 tensors shaped like the shards, this rank's pieces by parameter, NaN elsewhere."""
+    whole = [torch.full((info.numel,), torch.nan) for info in layout.parameters]
+    for shard, tensor in zip(layout.shards, tensors, strict=True):
+        assert tensor.dtype == torch.float32
+        for piece, values in zip(shard.slices, shard.views(tensor), strict=True):
+            whole[piece.parameter][piece.start : piece.end] = values
+    named = zip(layout.parameters, whole, strict=True)
+    return {info.name: values.view(info.shape) for info, values in named}

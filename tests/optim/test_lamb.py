@@ -1,4 +1,4 @@
-"""LAMB's variants against float64 written from the publications, on whole parameters."""
+"""LAMB's variants against float64 written from the publications, and against another library, on whole parameters."""
 
 import math
 from dataclasses import dataclass, replace
@@ -6,6 +6,7 @@ from typing import get_args
 
 import pytest
 import torch
+from pytorch_optimizer import Lamb
 from torch import Tensor
 
 from pretrain.optim import LambOptions
@@ -115,6 +116,44 @@ def test_variants_are_told_apart(name: LambVariant, other: LambVariant) -> None:
     if name != other:
         rule = LambOptions.variant(name, **OPTIONS)
         assert trained(rule, JUDGES[other], 1.0 if name == "nvidia" else 0.0) > 1e-3
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+def test_equals_another_library(clipped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytorch-optimizer's LAMB, in float64, where the two mean the same: no bias correction, decay of everything.
+
+    It adds eps to the norm that it divides by, and bounds the weight's norm at 10, which is lifted here.
+    """
+    monkeypatch.setattr(Lamb, "clamp", math.inf)
+    start = draw(0, 0.02)
+    start[0] *= 100
+    rule = replace(LambOptions.variant("paper", **OPTIONS), bias_correction=False)
+    ours = bind(
+        whole_layout(), rule, weight_decay=DECAY, max_grad_norm=1.0 if clipped else 0.0, decay_1d=True
+    )
+    ours.scatter(start, "weight")
+    theirs = [torch.nn.Parameter(weight.double()) for weight in start]
+    other = Lamb(
+        theirs,
+        lr=LR,
+        betas=(BETA1, BETA2),
+        eps=EPS,
+        weight_decay=DECAY,
+        weight_decouple=False,
+        pre_norm=clipped,
+        max_grad_norm=1.0,
+        adam_debias=True,  # leaves the rate alone, which otherwise it divides by 1 - beta1^t
+    )
+    for step in range(STEPS):
+        gradients = draw(step + 1, 0.3 * (step % 3 + 0.1))
+        ours.step(gradients, LR)
+        for parameter, gradient in zip(theirs, gradients, strict=True):
+            parameter.grad = gradient.double()
+        other.step()
+    pairs = zip(ours.gather(), [each.detach() for each in theirs], strict=True)
+    found = max(float((mine.double() - weight).norm() / weight.norm()) for mine, weight in pairs)
+    print(f"{found:.1e}")
+    assert found < 2e-6
 
 
 def test_vectors_without_a_trust_ratio() -> None:

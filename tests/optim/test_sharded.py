@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from pretrain.optim import AdamWOptions, LambOptions, Rule, SgdOptions
+from pretrain.optim import AdamWOptions, LambOptions, Rule, SgdOptions, Skip
 from pretrain.optim.moments import LocalSlices
 from pretrain.sharding import ShardLayout
 from tests.optim.cuts import (
@@ -153,6 +153,22 @@ def test_gradient_that_is_not_finite_changes_nothing(bad: float) -> None:
     for bound in (touched, untouched):
         bound.step(draw(3), LR)
     for ours, theirs in zip(touched.gather(), untouched.gather(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=["lamb", "lamb-nvidia", "adamw", "sgd"])
+def test_a_scale_without_a_finite_inverse_changes_nothing(rule: Rule) -> None:
+    """1 / 1e-40 is above the largest float32, 3.4e38, though the norm itself is an ordinary number."""
+    bound, untouched = start(cut_layout((700,), 2), rule), start(cut_layout((700,), 2), rule)
+    bound.scatter([gradient * 1e-40 for gradient in draw(1)], "grad")
+    bound.optimizer.begin(LR, torch.tensor(2e-40, dtype=torch.float64), 1e-40)
+    bound.optimizer.step()
+    norm, skip = bound.optimizer.finish()
+    assert (norm, skip) == (
+        2.0,
+        Skip("not finite", "the inverse of the gradients' scale 1e-40 is not finite"),
+    )
+    for ours, theirs in zip(bound.gather(), untouched.gather(), strict=True):
         assert torch.equal(ours, theirs)
 
 

@@ -2,11 +2,18 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def _whole(count: float) -> float:
+    if not float(count).is_integer():
+        raise ValueError("input should be a whole number")
+    return count
+
 
 Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(gt=0)]
-Count = Annotated[int | float, Field(ge=0)]  # DeepSpeed's own examples write 5e8
+Count = Annotated[int | float, Field(ge=0), AfterValidator(_whole)]  # DeepSpeed's own examples write 5e8
 
 
 class Block(BaseModel):

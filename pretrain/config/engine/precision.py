@@ -2,9 +2,20 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from pretrain.config.engine.block import Auto, Block, PositiveInt
+
+# At a lower one fp16 rounds a gradient of 1 to 0; and the inverse of one below 2^-128 would be no float32.
+_LOWEST_SCALE = 2.0**-24
+
+
+def _no_lower(scale: float) -> float:
+    if 0 < scale < _LOWEST_SCALE:
+        raise ValueError(
+            "a scale should be 2 to the power of -24 or more: at a lower one fp16 has no gradients"
+        )
+    return scale
 
 
 class Bf16(Block):
@@ -22,12 +33,12 @@ class Fp16(Block):
 
     enabled: bool | Auto = False
     auto_cast: bool | None = None
-    loss_scale: Annotated[float, Field(ge=0, le=2.0**126)] = 0.0
+    loss_scale: Annotated[float, Field(ge=0, le=2.0**126), AfterValidator(_no_lower)] = 0.0
     initial_scale_power: Annotated[int, Field(ge=0, le=126)] = 16
     loss_scale_window: PositiveInt = 1000
     hysteresis: PositiveInt = 2
     consecutive_hysteresis: bool = False
-    min_loss_scale: Annotated[float, Field(gt=0)] = 1.0
+    min_loss_scale: Annotated[float, Field(gt=0), AfterValidator(_no_lower)] = 1.0
 
     @model_validator(mode="after")
     def _starts_above_its_floor(self) -> Self:

@@ -3,11 +3,17 @@
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pretrain.config.engine.block import Auto, Block, Count
 
 _NVME = "nvme is not carried: its swap files hold the weights out of reach of the optimizer; use cpu"
+
+
+def _even(count: float) -> float:
+    if count % 2:
+        raise ValueError("input should be even, since DeepSpeed aligns what it gathers to two elements")
+    return count
 
 
 class Offload(Block):
@@ -73,8 +79,8 @@ class ZeroOptimization(Block):
     ignore_unused_parameters: bool | None = None
     use_multi_rank_bucket_allreduce: bool | None = None
     allgather_partitions: bool | None = None
-    reduce_bucket_size: Count | Auto | None = None
-    allgather_bucket_size: Count | Auto | None = None
+    reduce_bucket_size: Annotated[Count, Field(gt=0)] | Auto | None = None
+    allgather_bucket_size: Annotated[Count, AfterValidator(_even)] | Auto | None = None
     sub_group_size: Count | Auto | None = None
     stage3_prefetch_bucket_size: Count | Auto | None = None
     stage3_param_persistence_threshold: Count | Auto | None = None
