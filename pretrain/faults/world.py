@@ -43,6 +43,7 @@ _OFFLINE = {
 _SHOWN_CHARACTERS = 1000
 _POLL_SECONDS = 0.02
 CLONE_NEWNET, CLONE_NEWUTS = 0x40000000, 0x04000000  # sched.h
+_PR_SET_PDEATHSIG = 1  # prctl.h
 
 
 @dataclass(frozen=True)
@@ -187,8 +188,15 @@ def world(
         count = {"deepspeed": "--num_gpus", "torchrun": "--nproc-per-node"}[launcher]
         command = [launcher, count, str(ranks), f"--master_port={port}", *options, str(FAULTY), *typed]
         with open(log, "ab") as output:
+            prctl = ctypes.CDLL(None).prctl  # looked up here: between fork and exec it is too late for that
             process = subprocess.Popen(
-                command, env=env, cwd=folder, stdout=output, stderr=output, start_new_session=True
+                command,
+                env=env,
+                cwd=folder,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
             )
     started = World(folder / "run", log, port, process, children)
     try:
@@ -245,6 +253,8 @@ def _forked(
 
 def _be_rank(own: Mapping[str, str], typed: Sequence[str], log: Path, host: Host | None) -> None:
     os.setsid()
+    # If whoever tries this is killed, the process this one was forked from ends, and nothing is left.
+    _check(ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
     if host is not None:
         _move_to(host)
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
