@@ -135,7 +135,7 @@ TYPED: Mapping[str, Case] = {
         ("--ds_config", "broken.json"), 2, ("ds_config broken.json is no JSON", "column")
     ),
     "product does not divide": Case(
-        ("train.micro_batch=3",), 2, ("train.global_batch is 4", "micro-batch 3 x 1 ranks")
+        ("train.micro_batch=3",), 2, ("train.global_batch is 4", "micro-batch 3 x 1 rank(s)")
     ),
     "not a checkpoint": Case(("--resume", "store"), 3, ("store", "manifest.json")),
     "unknown option": Case(("--outptu", "x"), 2, ("unrecognized arguments: --outptu",)),
