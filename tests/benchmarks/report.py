@@ -33,6 +33,7 @@ PACKAGES = (
     "torch",
     "transformers",
 )
+CHANGED = "+"  # behind the commit of a checkout that differs from it
 _GIB = 1 << 30
 _FILE_COLUMNS = 140
 
@@ -165,7 +166,7 @@ def _commit() -> str:
     """Of the checkout, with "+" where files differ from it; "unknown" outside one."""
     try:
         described = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
+            ["git", "describe", "--always", f"--dirty={CHANGED}", "--abbrev=12"],
             cwd=ROOT,
             capture_output=True,
             text=True,
