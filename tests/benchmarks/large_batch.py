@@ -31,7 +31,7 @@ from rich.table import Table
 
 from data_prep.demo import build_demo_store
 from pretrain.data.store import TokenStore
-from tests.benchmarks.report import CHANGED, make_console, provenance, write
+from tests.benchmarks.report import CHANGED, UNKNOWN, make_console, provenance, write
 from tests.worlds import run_command
 
 BATCHES, QUICK_BATCHES = (64, 256, 1024, 4096), (64, 128)
@@ -131,7 +131,7 @@ def _rank(run: Run) -> tuple[bool, float]:
 
 @dataclass(frozen=True)
 class Course:
-    """What all runs share: the store, the code, the largest batch, by which they warm up, and the rows they train on."""
+    """What all runs share: store, code, the largest batch, by which they warm up, and the rows they train on."""
 
     store: Path
     commit: str
@@ -153,7 +153,8 @@ class Course:
         ]
         known = [TokenStore.open(self.store).fingerprint, self.commit, *settings]
         kept = self.store.parent / f"run-{sha256(json.dumps(known).encode()).hexdigest()[:16]}.json"
-        if self.commit.endswith(CHANGED) or not kept.exists():
+        is_known = self.commit != UNKNOWN and not self.commit.endswith(CHANGED)
+        if not (is_known and kept.exists()):
             print(f"{_NAMES[optimizer]}, {batch} rows a step, rate {lr:.3g}, {steps} steps", file=sys.stderr)
             kept.write_text(json.dumps(_train(self.store, settings)))
         figures = {name: math.nan for name in _FIGURES} | json.loads(kept.read_text())

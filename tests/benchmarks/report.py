@@ -33,7 +33,7 @@ PACKAGES = (
     "torch",
     "transformers",
 )
-CHANGED = "+"  # behind the commit of a checkout that differs from it
+CHANGED, UNKNOWN = "+", "unknown"  # behind the commit of a checkout that differs from it; outside one
 _GIB = 1 << 30
 _FILE_COLUMNS = 140
 
@@ -173,7 +173,7 @@ def _commit() -> str:
             check=True,
         )
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return UNKNOWN
     return described.stdout.strip()
 
 
