@@ -9,7 +9,8 @@ validation of the product.
 3. what a smaller rate than that of the rule would have given is tried too, by one seed.
 
 Nothing is asserted. A table and a plot come out beside the JSON document. Runs that the cache has are not repeated, so
-that what was interrupted goes on where it was; another store, recipe or version of the project starts anew.
+that what was interrupted goes on where it was; another store, recipe or commit starts anew, and so does a checkout
+that differs from its commit.
 """
 
 import argparse
@@ -29,9 +30,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from data_prep.demo import build_demo_store
-from pretrain import __version__
 from pretrain.data.store import TokenStore
-from tests.benchmarks.report import make_console, provenance, write
+from tests.benchmarks.report import CHANGED, UNKNOWN, make_console, provenance, write
 from tests.worlds import run_command
 
 BATCHES, QUICK_BATCHES = (64, 256, 1024, 4096), (64, 128)
@@ -99,7 +99,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     if not store.exists():
         build_demo_store(store, num_bytes=QUICK_BYTES if quick else None)
     result = provenance("tests.benchmarks.large_batch", argv) | {"rows": rows, "recipe": list(_COMMON)}
-    course = Course(store, max(batches), rows)
+    course = Course(store, result["commit"], max(batches), rows)
     sweep: list[Run] = []
     runs: list[Run] = []
     smaller: list[Run] = []
@@ -131,9 +131,10 @@ def _rank(run: Run) -> tuple[bool, float]:
 
 @dataclass(frozen=True)
 class Course:
-    """What all runs share: the store, the largest batch, by which they warm up, and the rows they train on."""
+    """What all runs share: store, code, the largest batch, by which they warm up, and the rows they train on."""
 
     store: Path
+    commit: str
     largest_batch: int
     rows: int
 
@@ -150,9 +151,10 @@ class Course:
             f"optimizer.lr={lr:.6g}",
             f"schedule.warmup={warmup}",
         ]
-        known = [TokenStore.open(self.store).fingerprint, __version__, *settings]
+        known = [TokenStore.open(self.store).fingerprint, self.commit, *settings]
         kept = self.store.parent / f"run-{sha256(json.dumps(known).encode()).hexdigest()[:16]}.json"
-        if not kept.exists():
+        is_known = self.commit != UNKNOWN and not self.commit.endswith(CHANGED)
+        if not (is_known and kept.exists()):
             print(f"{_NAMES[optimizer]}, {batch} rows a step, rate {lr:.3g}, {steps} steps", file=sys.stderr)
             kept.write_text(json.dumps(_train(self.store, settings)))
         figures = {name: math.nan for name in _FIGURES} | json.loads(kept.read_text())

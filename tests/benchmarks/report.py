@@ -33,6 +33,7 @@ PACKAGES = (
     "torch",
     "transformers",
 )
+CHANGED, UNKNOWN = "+", "unknown"  # behind the commit of a checkout that differs from it; outside one
 _GIB = 1 << 30
 _FILE_COLUMNS = 140
 
@@ -165,14 +166,14 @@ def _commit() -> str:
     """Of the checkout, with "+" where files differ from it; "unknown" outside one."""
     try:
         described = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
+            ["git", "describe", "--always", f"--dirty={CHANGED}", "--abbrev=12"],
             cwd=ROOT,
             capture_output=True,
             text=True,
             check=True,
         )
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return UNKNOWN
     return described.stdout.strip()
 
 
