@@ -5,6 +5,7 @@
 3. the loop trains; the last validation and the Hugging Face folder follow.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,8 @@ def train(request: Request, stop: StopRequest, watch: Watch | None = None) -> No
             terminal.say(f"{folder.path} is finished: {start.step} steps, model in {folder.model}.")
             return
         run.train(start)
+    except OSError as error:
+        raise folder.refused(error) or error from None
     finally:
         terminal.end()
         if place.is_first:
@@ -150,13 +153,10 @@ class Run:
             self.watch.activity,
         )
         self.watch.begin_training(start.step + 1, lambda: checkpoint.find_checkpoint(self.folder.checkpoints))
-        try:
+        with writer or nullcontext():
             with loader:
                 done = self._taken_through(loop, start)
             ending.reach(done, self.length)
-        finally:
-            if writer is not None:
-                writer.close()
 
     def _taken_through(self, loop: Loop, start: RunState) -> Progress:
         """What is done when the loop has ended; its last step is committed."""

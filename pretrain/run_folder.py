@@ -7,14 +7,21 @@ samples.jsonl    with log.samples: the names of each step's samples
 not-finite-step-00000100.json    what was found out about a step that ended the run by a loss or gradient not finite
 """
 
+import errno
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pretrain.errors import UsageError
+from pretrain.disk import refusal
+from pretrain.errors import PretrainError, UsageError
 from pretrain.lock import FolderLock
+
+# What a file system says that is full, not to be written to, or broken.
+_REFUSALS = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
+)
 
 
 class RunFolder:
@@ -43,6 +50,16 @@ class RunFolder:
             raise UsageError(
                 f"--output {self.path} cannot be written: {error.strerror or error}; choose another folder."
             ) from None
+
+    def refused(self, error: OSError) -> PretrainError | None:
+        """The sentence for a write that the disk has refused, or for a folder that has gone; None for other errors."""
+        is_ours = Path(str(error.filename)).is_relative_to(self.path)
+        if error.errno not in _REFUSALS and not (error.errno == errno.ENOENT and is_ours):
+            return None
+        return PretrainError(
+            f"{refusal(error, self.path)}. Saved checkpoints are whole: free space or choose another --output, and "
+            "start again."
+        )
 
     def lock(self, job: str | None) -> None:
         """Takes the folder for this process (`lock`). Raises UsageError if another run holds it."""

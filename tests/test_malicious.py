@@ -242,7 +242,7 @@ def test_a_tokenizer_config_that_is_none(checkpoint: Path, tmp_path: Path, conte
 def test_an_export_follows_no_link_out_of_its_folder(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / ".model.partial").symlink_to(tmp_path / "outside")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(PretrainError, match="File exists"):
         export_model(checkpoint, OLD_STORE / "tokenizer", tmp_path / "model")
     assert list((tmp_path / "outside").iterdir()) == []
 

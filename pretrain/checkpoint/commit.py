@@ -19,7 +19,6 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pretrain.checkpoint.disk import free_bytes, naming, sync, write_file, write_text
 from pretrain.checkpoint.find import find_best, saved_checkpoints, step_name, step_of
 from pretrain.checkpoint.manifest import (
     BEST_NAME,
@@ -29,6 +28,7 @@ from pretrain.checkpoint.manifest import (
     SavedFile,
 )
 from pretrain.checkpoint.retention import Retention
+from pretrain.disk import free_bytes, naming, sync, write_file, write_text
 from pretrain.errors import PretrainError
 
 # A network file system may show another machine's new file only after a while.
@@ -71,7 +71,7 @@ def prepare(place: Place, needed: int) -> None:
     """
     with naming(place.partial, needed):
         if not place.checkpoints.is_dir():
-            place.checkpoints.mkdir(parents=True)
+            place.checkpoints.mkdir()  # a run folder that has gone, with its disk perhaps, is not made again
             sync(place.checkpoints.parent)
         _clear_leftovers(place.checkpoints)
         place.partial.mkdir()

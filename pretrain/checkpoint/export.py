@@ -4,21 +4,27 @@ The checkpoint and the tokenizer's folder may come from anywhere: the model is m
 key of its config may name code, and of the tokenizer's folder only a tokenizer's own files are taken.
 """
 
+import errno
 import json
+import os
 import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
 from pretrain.checkpoint.manifest import MASTER, CheckpointManifest, slice_key
 from pretrain.checkpoint.tensors import TensorFile
 from pretrain.checkpoint.verify import verify_checkpoint
-from pretrain.errors import DataError, UsageError
+from pretrain.disk import free_bytes, refusal
+from pretrain.errors import DataError, PretrainError, UsageError
 from pretrain.files import json_object, kind_problem, read_bounded
 from pretrain.model.configs import without_code
 from pretrain.model.heads import SUPPORTED_MODEL_TYPES
@@ -56,6 +62,7 @@ def export_model(checkpoint: Path, tokenizer: Path, output: Path, checksums: boo
         DataError: the checkpoint is damaged (contents are looked at with `checksums` only), names a class that cannot
             be, its weights do not fit it, or the tokenizer's files are none.
         UsageError: the tokenizer's folder has no tokenizer.
+        PretrainError: there is no room for it.
     """
     manifest = CheckpointManifest.read(checkpoint)
     # A manifest may promise any size; what the files hold, fits into memory.
@@ -70,17 +77,35 @@ def export_model(checkpoint: Path, tokenizer: Path, output: Path, checksums: boo
             weights[piece.parameter].view(-1)[piece.start : piece.start + piece.numel] = values
     model.load_state_dict(weights, strict=False)
     files = _tokenizer_files(tokenizer)
+    with _appearing_whole(output, 4 * sum(weight.numel() for weight in weights.values())) as partial:
+        disable_progress_bar()  # a bar for one file would stand in the middle of the run's own lines
+        model.save_pretrained(partial)
+        for path in files:
+            shutil.copyfile(path, partial / path.name)
+        _make_safe(partial / "tokenizer_config.json", getattr(model.config, "type_vocab_size", 2))
+
+
+@contextmanager
+def _appearing_whole(output: Path, needed: int) -> Iterator[Path]:
+    """A hidden folder that gets its name at the end, and goes if anything fails. Raises PretrainError where fewer than
+    `needed` bytes are free or something cannot be written."""
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)  # fails where a link of that name leads elsewhere
-    disable_progress_bar()  # a bar for one file would stand in the middle of the run's own lines
-    model.save_pretrained(partial)
-    for path in files:
-        shutil.copyfile(path, partial / path.name)
-    _make_safe(partial / "tokenizer_config.json", getattr(model.config, "type_vocab_size", 2))
-    if output.exists():
-        shutil.rmtree(output)
-    partial.rename(output)
+    try:
+        partial.mkdir(parents=True)  # fails where a link of that name leads elsewhere
+        if free_bytes(partial) < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(partial))
+        yield partial
+        if output.exists():
+            shutil.rmtree(output)
+        partial.rename(output)
+    except (OSError, SafetensorError) as error:
+        said = refusal(error, partial, needed) if isinstance(error, OSError) else f"{partial}: {error}"
+        raise PretrainError(
+            f"{output} could not be written ({said}); the checkpoint is whole: free space and try again."
+        ) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _tokenizer_files(folder: Path) -> list[Path]:

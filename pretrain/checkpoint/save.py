@@ -21,11 +21,11 @@ from typing import NamedTuple
 
 from pretrain import comm
 from pretrain.checkpoint.commit import Place, commit, prepare
-from pretrain.checkpoint.disk import naming, sync, write_file, write_text
 from pretrain.checkpoint.frozen import all_parameters, frozen_names
 from pretrain.checkpoint.manifest import MASTER, CheckpointManifest, RunState, SavedFile
 from pretrain.checkpoint.retention import Retention
 from pretrain.checkpoint.snapshot import Snapshot
+from pretrain.disk import naming, sync, write_file, write_text
 from pretrain.errors import PretrainError
 from pretrain.optim import ShardedOptimizer
 from pretrain.watch import Activity

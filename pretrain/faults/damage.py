@@ -11,8 +11,8 @@ from pretrain.checkpoint import read_verified, saved_checkpoints
 from pretrain.errors import DataError
 from pretrain.faults.bench import Bench, Way
 from pretrain.faults.courses import run_to
-from pretrain.faults.disk import one_rank
 from pretrain.faults.row import Row, Try, expect
+from pretrain.faults.small import one_rank
 from pretrain.faults.world import world
 
 FLIPS, FLIPS_IN_SAMPLE = 1000, 150

@@ -17,8 +17,8 @@ from pretrain.data.store import TokenStore
 from pretrain.errors import DataError, UsageError
 from pretrain.faults.bench import SEQ_LEN, Bench
 from pretrain.faults.damage import MANIFEST, ONE, copied
-from pretrain.faults.disk import one_rank
 from pretrain.faults.row import Red, Row, Try, expect
+from pretrain.faults.small import one_rank
 from pretrain.files import sealed
 from pretrain.model import ModelOptions, build_model
 

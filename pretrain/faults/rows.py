@@ -3,12 +3,13 @@
 from pretrain.faults import (
     asked,
     damage,
-    disk,
     folders,
     killed,
     malicious,
     numbers,
+    room,
     same,
+    saves,
     stopped,
     stores,
 )
@@ -16,7 +17,8 @@ from pretrain.faults.row import Row
 
 ROWS: tuple[Row, ...] = (
     *killed.ROWS,
-    *disk.ROWS,
+    *saves.ROWS,
+    *room.ROWS,
     *damage.ROWS,
     *stores.ROWS,
     *asked.ROWS,

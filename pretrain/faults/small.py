@@ -1,8 +1,15 @@
 """What a small checkpoint is made of: an optimizer over hand-made shards, on one rank, and a state beside it."""
 
-import torch
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from pretrain.checkpoint import RunState
+import torch
+import torch.distributed as dist
+
+from pretrain import comm
+from pretrain.checkpoint import RunState, load_checkpoint
+from pretrain.faults.row import expect
 from pretrain.optim import LambOptions, Rule, ShardedOptimizer
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
 
@@ -58,3 +65,31 @@ def state_at(step: int, applied_steps: int = 0) -> RunState:
         written_by={"ranks": 1},
         run_config={},
     )
+
+
+@contextmanager
+def one_rank() -> Iterator[None]:
+    """This process as a world of one."""
+    if dist.is_initialized():
+        yield
+        return
+    comm.start(comm.Placement(0, 0, 1, 1), torch.device("cpu"))
+    try:
+        yield
+    finally:
+        comm.stop()
+
+
+def loaded(folder: Path) -> ShardedOptimizer:
+    """In another cut."""
+    optimizer = make_optimizer(*WHOLE, seed=9)
+    load_checkpoint(folder, optimizer, 0, 1)
+    return optimizer
+
+
+def is_that_of(optimizer: ShardedOptimizer, seed: int) -> bool:
+    """In every bit. Raises Red where some of it is and some is not."""
+    expected, found = contents(make_optimizer(*CUT, seed=seed)), contents(optimizer)
+    same = [torch.equal(found[name], values) for name, values in expected.items()]
+    expect(all(same) == any(same), "parts of two checkpoints were loaded")
+    return all(same) and optimizer.applied_steps == 100 + seed

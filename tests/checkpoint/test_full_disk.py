@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from pretrain.checkpoint import Retention, Saver, find_checkpoint, load_checkpoint
-from pretrain.checkpoint.disk import naming, write_file
+from pretrain.disk import naming, write_file
 from pretrain.errors import PretrainError
-from pretrain.faults.disk import small_disk
+from pretrain.faults.room import small_disk
 from pretrain.faults.row import NotHere
 from pretrain.faults.small import CUT, WHOLE, contents, make_optimizer, state_at
 from pretrain.faults.system_calls import before_each, path_of

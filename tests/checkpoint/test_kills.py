@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pretrain.faults.disk import save_best
+from pretrain.faults.saves import save_best
 from pretrain.faults.system_calls import recorded
 
 pytestmark = pytest.mark.usefixtures("one_rank")

@@ -7,6 +7,8 @@ import pytest
 import torch
 import transformers
 
+from pretrain.faults.room import small_disk
+from pretrain.faults.row import NotHere
 from tests.checkpoint.by_hand import read_parameters
 from tests.command.runs import CHECKPOINT, STORE, TOKENIZER, command, make_run
 from tests.command.test_verify import flip
@@ -89,3 +91,23 @@ def test_damage_is_not_exported(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert command("export", run, "--output", tmp_path / "model") == 3
     assert "rank-00001.safetensors differs from its checksum" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("free", ["nothing is known of", "8k", "64k", "100k"])
+def test_a_full_disk_is_told_and_nothing_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, free: str
+) -> None:
+    """Seen before anything is written, or met at the config, the weights or the tokenizer."""
+    size = free if free[0].isdigit() else "4k"
+    try:
+        with small_disk(tmp_path / "disk", size) as disk:
+            if size == free:
+                monkeypatch.setattr("pretrain.checkpoint.export.free_bytes", lambda path: 1 << 30)
+            output = disk / "model"
+            assert command("export", CHECKPOINT, "--output", output, "--tokenizer", TOKENIZER) == 1
+            error = capsys.readouterr().err
+            assert error.startswith(f"error: {output} could not be written ({disk}/")
+            assert "No space left on device" in error and error.count("\n") == 1
+            assert list(disk.iterdir()) == []
+    except NotHere as reason:
+        pytest.skip(str(reason))

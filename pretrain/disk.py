@@ -56,6 +56,15 @@ def free_bytes(path: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
+def refusal(error: OSError, path: Path, needed: int | None = None) -> str:
+    """What the system said: the path, `path` where it names none, the bytes needed, if known, and those free."""
+    free = "an unknown number"
+    with suppress(OSError):
+        free = f"{free_bytes(path):,}"
+    room = f"{free} bytes free" if needed is None else f"{needed:,} bytes needed, {free} free"
+    return f"{error.filename or path}: {error.strerror or error}; {room}"
+
+
 @contextmanager
 def naming(path: Path, needed: int) -> Iterator[None]:
     """Turns an OSError of its block into a PretrainError that says the path, the bytes needed and those free.
@@ -67,9 +76,4 @@ def naming(path: Path, needed: int) -> Iterator[None]:
     except OSError as error:
         with suppress(OSError):
             path.unlink(missing_ok=True)
-        free = "an unknown number"
-        with suppress(OSError):
-            free = f"{free_bytes(path):,}"
-        raise PretrainError(
-            f"{error.filename or path}: {error.strerror or error}; {needed:,} bytes needed, {free} free"
-        ) from None
+        raise PretrainError(refusal(error, path, needed)) from None

@@ -1,161 +1,31 @@
-"""A save meets the disk: killed before each of its system calls, and without room at each of its files."""
+"""A disk that has no more room, takes nothing any more, or has gone."""
 
 import ctypes
+import errno
 import os
 import re
 import shutil
 import subprocess
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
-
-from pretrain import comm
-from pretrain.checkpoint import Retention, Saver, find_best, find_checkpoint, load_checkpoint
-from pretrain.checkpoint.disk import free_bytes
+from pretrain.checkpoint import Retention, Saver, find_checkpoint
+from pretrain.disk import free_bytes
 from pretrain.errors import PretrainError
 from pretrain.faults.bench import SEQ_LEN, Bench, Way
 from pretrain.faults.row import NotHere, Red, Row, Try, expect
-from pretrain.faults.small import CUT, WHOLE, contents, make_optimizer, state_at
-from pretrain.faults.system_calls import killed_before
+from pretrain.faults.small import CUT, is_that_of, loaded, make_optimizer, one_rank, state_at
+from pretrain.faults.system_calls import before_each, path_of
 from pretrain.faults.tiny import write_model
 from pretrain.faults.world import latest, world
-from pretrain.optim import ShardedOptimizer, Validations
 
-# A save has about 30; each is tried, so this bounds only a save that never ends.
-MAX_CALLS = 200
+# A save takes fewer pages.
+MAX_PAGES = 200
+STEPS = 100_000  # too many to come to their end
 _MOUNT_DETACH = 2  # mount.h: lazily, as a rank that was killed may still be there for a moment
-
-
-@contextmanager
-def one_rank() -> Iterator[None]:
-    """This process as a world of one."""
-    if dist.is_initialized():
-        yield
-        return
-    comm.start(comm.Placement(0, 0, 1, 1), torch.device("cpu"))
-    try:
-        yield
-    finally:
-        comm.stop()
-
-
-def save_best(checkpoints: Path, step: int, seed: int, keep: int = 2) -> None:
-    """Every one of these is the best so far."""
-    optimizer = make_optimizer(*CUT, seed=seed)
-    state = state_at(step, optimizer.applied_steps)
-    saver = Saver(checkpoints, optimizer, Retention(keep, best=True), 0)
-    saver.begin(state.model_copy(update={"validations": Validations(step, 1.0, 1.0)}))
-    saver.finish()
-
-
-def loaded(folder: Path) -> ShardedOptimizer:
-    """In another cut."""
-    optimizer = make_optimizer(*WHOLE, seed=9)
-    load_checkpoint(folder, optimizer, 0, 1)
-    return optimizer
-
-
-def is_that_of(optimizer: ShardedOptimizer, seed: int) -> bool:
-    """In every bit. Raises Red where some of it is and some is not."""
-    expected, found = contents(make_optimizer(*CUT, seed=seed)), contents(optimizer)
-    same = [torch.equal(found[name], values) for name, values in expected.items()]
-    expect(all(same) == any(same), "parts of two checkpoints were loaded")
-    return all(same) and optimizer.applied_steps == 100 + seed
-
-
-def _nothing(checkpoints: Path) -> None: ...
-
-
-def _two(checkpoints: Path) -> None:
-    """Both must go: the older is superseded by the new one, and no longer the best."""
-    save_best(checkpoints, 5, seed=1, keep=9)
-    save_best(checkpoints, 10, seed=2, keep=9)
-
-
-def _later(checkpoints: Path) -> None:
-    """The run has gone back from step 15 to step 10."""
-    _two(checkpoints)
-    save_best(checkpoints, 15, seed=3, keep=9)
-    (checkpoints / "latest").write_text("step-00000010\n")
-
-
-def _same(checkpoints: Path) -> None:
-    """The latest step itself is saved again."""
-    _two(checkpoints)
-    save_best(checkpoints, 15, seed=3, keep=9)
-
-
-def _cut_off(checkpoints: Path) -> None:
-    """It was saved again once already, and killed between two renames."""
-    _same(checkpoints)
-    (checkpoints / "step-00000015").rename(checkpoints / ".step-00000015.replaced")
-    (checkpoints / ".step-00000015.partial").mkdir()
-
-
-# What is there before the save, and of which seed the latest of it is.
-BEFORE: tuple[tuple[str, Callable[[Path], None], int | None], ...] = (
-    ("over two earlier ones", _two, 2),
-    ("the first", _nothing, None),
-    ("the same step again", _same, 3),
-    ("of a run that went back", _later, 2),
-    ("again after a kill between two renames", _cut_off, 3),
-)
-
-
-def _call_tries(bench: Bench) -> Iterator[Try]:
-    with one_rank():
-        for what, prepare, before in bench.sample(BEFORE, 2):
-            folder = bench.new_folder("calls")
-            prepare(folder / "first")
-            was_new: list[bool] = []
-            for number in range(MAX_CALLS):
-                is_over: list[bool] = []
-                yield Try(
-                    f"{what}, before call {number}",
-                    partial(_killed, folder, before, number, was_new, is_over),
-                )
-                if is_over != [False]:
-                    break
-            yield Try(f"{what}, all calls", partial(_expect_one_commit, was_new))
-
-
-def _killed(folder: Path, before: int | None, number: int, was_new: list[bool], is_over: list[bool]) -> None:
-    """One save, killed before a call; says whether it came to its end instead, and which checkpoint was found."""
-    checkpoints = folder / "now"
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    if (folder / "first").exists():
-        shutil.copytree(folder / "first", checkpoints)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the forked process starts no thread of torch's
-        was_killed = killed_before(number, lambda: save_best(checkpoints, 15, seed=4, keep=1))
-    is_over.append(not was_killed)
-    newest = find_checkpoint(checkpoints)
-    is_new = newest is not None and is_that_of(loaded(newest), 4)
-    if not is_new:
-        expect((newest is None) == (before is None), f"{newest} is found")
-        kept = newest is None or before is None or is_that_of(loaded(newest), before)
-        expect(kept, f"{newest} is neither the new one nor the one before it")
-    for named in checkpoints.glob("step-*"):
-        loaded(named)  # half a checkpoint stands under no name
-    best = find_best(checkpoints)
-    expect(best is None or best in checkpoints.iterdir(), f"best names {best}")
-    was_new.append(is_new)
-    # The next save is none the worse for it, and nothing hidden is left.
-    save_best(checkpoints, 15, seed=4, keep=1)
-    left = sorted(path.name for path in checkpoints.iterdir())
-    expect(left == ["best", "latest", "step-00000015"], f"left after the next save: {left}")
-
-
-def _expect_one_commit(was_new: list[bool]) -> None:
-    """Committed at one call, and never undone; many calls lie on both sides of it."""
-    expect(len(was_new) > 20, f"a save made {len(was_new)} calls")
-    expect(was_new == sorted(was_new) and not was_new[0] and was_new[-1], f"new or not, by call: {was_new}")
 
 
 @contextmanager
@@ -182,7 +52,7 @@ def _room_tries(bench: Bench) -> Iterator[Try]:
         saver.begin(state_at(5, optimizer.applied_steps))
         saver.finish()
         files: set[str] = set()
-        for pages in range(MAX_CALLS):
+        for pages in range(MAX_PAGES):
             ends: list[str | None] = []
             yield Try(f"{pages} pages free", partial(_saved, disk, pages * page, ends))
             if ends == [None]:
@@ -191,6 +61,7 @@ def _room_tries(bench: Bench) -> Iterator[Try]:
         expected = {"rank-00000.safetensors", "rank-00000.json", "manifest.json"}
         yield Try("each file", lambda: expect(expected <= files, f"it failed at {sorted(files)} alone"))
     yield Try("two ranks of a run", lambda: _run_without_room(bench))
+    yield Try("what a run notes of each step", lambda: _metrics_without_room(bench))
 
 
 def _saved(disk: Path, free: int, ends: list[str | None]) -> None:
@@ -278,17 +149,99 @@ def _run_without_room(bench: Bench) -> None:
             )
 
 
+def _metrics_without_room(bench: Bench) -> None:
+    """The disk fills up between two saves: the first line that does not fit ends the run by the file's name."""
+    folder = bench.new_folder("without-room")
+    with small_disk(folder / "disk", "4m") as disk:
+        run, filler = disk / "run", disk / "filler"
+        typed = bench.arguments(STEPS, "checkpoint.every=5", f"--output={run}")
+        with world(bench.launch, folder, [*typed, "checkpoint.every=0"], 2) as running:
+            running.wait_for_step(3)
+            _take_all_room(filler)
+            codes, _ = running.end()
+            expect(codes == [1, 1], f"ended with {codes}: {running.said[-1000:]}")
+            sentence = running.sentence
+        told = f"error: {run}/metrics.jsonl: No space left on device; 0 bytes free"
+        expect(sentence.startswith(told), f"{told}: {sentence}")
+        filler.unlink()
+        with world(bench.launch, folder, [*typed, "train.stop_at_step=6"], 2) as running:
+            codes, _ = running.end()
+            expect(
+                codes == [75, 75] and running.steps == 6, f"with room it ended with {codes}: {running.said}"
+            )
+
+
+def _take_all_room(filler: Path) -> None:
+    descriptor = os.open(filler, os.O_RDWR | os.O_CREAT)
+    try:
+        os.posix_fallocate(descriptor, 0, free_bytes(filler))
+    finally:
+        os.close(descriptor)
+
+
+def _gone_tries(bench: Bench) -> Iterator[Try]:
+    yield Try("a run folder that was moved away", lambda: _moved_away(bench))
+    with one_rank():
+        yield Try("a disk that takes nothing any more", lambda: _read_only(bench.new_folder("read-only")))
+
+
+def _moved_away(bench: Bench) -> None:
+    """Nothing is made where it was, as if that were the disk it lay on; and it goes on where it is now."""
+    folder = bench.new_folder("moved-away")
+    typed = bench.arguments(STEPS, "checkpoint.every=8")
+    with world(bench.launch, folder, typed, 2) as running:
+        running.wait_for_step(10)
+        running.wait_for((running.run / "checkpoints" / "latest").exists, "saved")
+        away = running.run.rename(folder / "away")
+        codes, _ = running.end()
+        expect(set(codes) <= {1, 75} and len(set(codes)) == 1, f"ended with {codes}: {running.said[-1000:]}")
+        told = f"{running.run}/checkpoints: No such file or directory"
+        expect(told in running.sentence, f"the folder is not named: {running.sentence}")
+        expect(not (running.run / "checkpoints").exists(), "checkpoints are made where the folder was")
+        (away / "run.lock").unlink(missing_ok=True)
+        shutil.rmtree(running.run, ignore_errors=True)
+        away.rename(running.run)
+    with world(bench.launch, folder, [*typed, "train.stop_at_step=12"], 2) as running:
+        codes, _ = running.end()
+        expect(codes == [75, 75], f"in its place again it ended with {codes}: {running.said[-1000:]}")
+
+
+def _read_only(checkpoints: Path) -> None:
+    """What a file system does when its disk fails: from the second save on every change is refused."""
+    optimizer = make_optimizer(*CUT, seed=1)
+    saver = Saver(checkpoints, optimizer, Retention(9), 0)
+    saver.begin(state_at(5, optimizer.applied_steps))
+    saver.finish()
+
+    def refuse(call: str, subject: Any) -> None:
+        if call in ("mkdir", "write", "rename", "unlink"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path_of(subject)))
+
+    try:
+        with before_each(refuse):
+            saver.begin(state_at(10, optimizer.applied_steps))
+            saver.finish()
+    except PretrainError as error:
+        told = f"{checkpoints}/.step-00000010.partial: Read-only file system; "
+        expect(told in str(error), f"{told}: {error}")
+    else:
+        raise Red("nothing was said")
+    newest = find_checkpoint(checkpoints)
+    expect(newest == checkpoints / "step-00000005", f"latest names {newest}")
+    expect(newest is not None and is_that_of(loaded(newest), 1), "the last good one is another now")
+
+
 ROWS = (
-    Row(
-        "kill-in-save",
-        "SIGKILL before every system call of a save",
-        "the previous checkpoint or the new one loads whole, bit for bit, never mixed",
-        _call_tries,
-    ),
     Row(
         "disk-full",
         "a disk without room, at each file (a small tmpfs)",
         "path, bytes needed and free are said; the last good one is intact; nobody hangs",
         _room_tries,
+    ),
+    Row(
+        "disk-gone",
+        "an output that was moved away, or takes nothing any more",
+        "the path is said; nothing is made elsewhere; the last good one is intact",
+        _gone_tries,
     ),
 )
