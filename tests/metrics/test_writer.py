@@ -197,12 +197,13 @@ def test_a_second_validation_after_the_same_step_supersedes_the_first(tmp_path: 
 def test_a_full_disk_is_told_by_the_file_once(tmp_path: Path) -> None:
     """TensorBoard's file lies elsewhere; what could not be written is not tried again when all are closed."""
     try:
-        with small_disk(tmp_path / "disk", "64k") as disk:
-            paths = [disk / name for name in ("metrics.jsonl", "e", "s")]
-            with pytest.raises(OSError, match="No space left") as error:
-                with MetricsWriter(*paths, tmp_path / "board", 0, 1) as writer:
-                    for step in range(1, 10_000):
-                        writer.step(replace(RECORD, step=step))
-            assert error.value.filename == str(paths[0])
+        with (
+            small_disk(tmp_path / "disk", "64k") as disk,
+            pytest.raises(OSError, match="No space left") as error,
+            MetricsWriter(disk / "m", disk / "e", disk / "s", tmp_path / "board", 0, 1) as writer,
+        ):
+            for step in range(1, 10_000):
+                writer.step(replace(RECORD, step=step))
     except NotHere as reason:
         pytest.skip(str(reason))
+    assert error.value.filename == str(tmp_path / "disk" / "m")
