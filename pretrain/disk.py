@@ -62,7 +62,7 @@ def refusal(error: OSError, path: Path, needed: int | None = None) -> str:
     with suppress(OSError):
         free = f"{free_bytes(path):,}"
     room = f"{free} bytes free" if needed is None else f"{needed:,} bytes needed, {free} free"
-    return f"{error.filename or path}: {error.strerror or error}; {room}"
+    return f"{error.filename2 or error.filename or path}: {error.strerror or error}; {room}"
 
 
 @contextmanager

@@ -189,10 +189,10 @@ def _slow_save_tries(bench: Bench) -> Iterator[Try]:
 
 def _slow_then_killed(bench: Bench, rank: int) -> None:
     """Its second save never gets on; the others have written theirs long since."""
-    folder = bench.new_folder("slow-save")
+    folder, way = bench.new_folder("slow-save"), Way("fsdp", 2)  # under which both ranks write
     typed = bench.arguments(100_000, "checkpoint.every=4", f"data.seq_len={SEQ_LEN}")
     fault = {"where": "writing", "rank": rank, "call": 2, "seconds": 600}
-    with world(bench.launch, folder, typed, 2, fault=fault) as running:
+    with world(bench.launch, folder, [bench.engine(way), *typed], 2, fault=fault) as running:
         running.wait_for_words("faulty: writing")
         running.wait_for(lambda: (running.run / "checkpoints" / "latest").exists(), "saved")
         hidden = running.run / "checkpoints" / ".step-00000008.partial" / f"rank-0000{1 - rank}.json"
@@ -206,7 +206,7 @@ def _slow_then_killed(bench: Bench, rank: int) -> None:
     problems = verify_checkpoint(whole, CheckpointManifest.read(whole))
     expect(not problems, f"the earlier checkpoint: {problems}")
     expect(not whole.with_name("step-00000008").exists(), "a save was committed without a rank's part")
-    run_to(bench, folder, [*typed, "train.stop_at_step=9"], 2, Way("fsdp", 2), code=75)
+    run_to(bench, folder, [*typed, "train.stop_at_step=9"], 2, way, code=75)
 
 
 ROWS = (

@@ -150,20 +150,17 @@ def _run_without_room(bench: Bench) -> None:
 
 
 def _metrics_without_room(bench: Bench) -> None:
-    """The disk fills up between two saves: the first line that does not fit ends the run by the file's name."""
-    folder = bench.new_folder("without-room")
-    with small_disk(folder / "disk", "4m") as disk:
-        run, filler = disk / "run", disk / "filler"
-        typed = bench.arguments(STEPS, "checkpoint.every=5", f"--output={run}")
-        with world(bench.launch, folder, [*typed, "checkpoint.every=0"], 2) as running:
+    """The disk fills up where no checkpoint is due: the first line without room ends the run by the file's name."""
+    folder, typed = bench.new_folder("without-room"), bench.arguments(STEPS, "checkpoint.every=0")
+    with small_disk(folder / "run", "4m") as run:
+        with world(bench.launch, folder, typed, 2) as running:
             running.wait_for_step(3)
-            _take_all_room(filler)
+            _take_all_room(run / "filler")
             codes, _ = running.end()
             expect(codes == [1, 1], f"ended with {codes}: {running.said[-1000:]}")
-            sentence = running.sentence
-        told = f"error: {run}/metrics.jsonl: No space left on device; 0 bytes free"
-        expect(sentence.startswith(told), f"{told}: {sentence}")
-        filler.unlink()
+            told = f"error: {run}/metrics.jsonl: No space left on device; 0 bytes free"
+            expect(running.sentence.startswith(told), f"{told}: {running.sentence}")
+        (run / "filler").unlink()
         with world(bench.launch, folder, [*typed, "train.stop_at_step=6"], 2) as running:
             codes, _ = running.end()
             expect(

@@ -270,5 +270,10 @@ def saved_by_replicas(checkpoints: Path) -> str:
     return saver.newest.name
 
 
-def test_is_made_where_nothing_lies_yet(tmp_path: Path, one_rank: None) -> None:
-    assert save(tmp_path / "run" / "checkpoints", 5).is_dir()
+def test_is_made_where_nothing_lies_yet_but_the_run(tmp_path: Path, one_rank: None) -> None:
+    assert save(tmp_path / "checkpoints", 5).is_dir()
+    with pytest.raises(
+        PretrainError, match=r"run/checkpoints: No such file or directory; .* needed, .* free"
+    ):
+        save(tmp_path / "run" / "checkpoints", 5)
+    assert not (tmp_path / "run").exists()
