@@ -8,9 +8,9 @@ import pytest
 
 from pretrain.checkpoint import CheckpointManifest, find_checkpoint
 from pretrain.config import Recipe
+from pretrain.faults.tiny import write_tiny_store
 from pretrain.secrets import secrets_in, without_secrets
 from tests.end_to_end.runs import LAUNCH, ONE_THREAD, TINY_RUN, write_model
-from tests.tiny_store import write_tiny_store
 from tests.worlds import run_command
 
 SECRET = "hf_Ab12Cd34Ef56Gh78"

@@ -9,7 +9,7 @@ import pytest
 from pretrain.data.corpus import Corpus
 from pretrain.data.store import MANIFEST_NAME, Manifest, SpecialIds, verified_bytes
 from pretrain.errors import DataError, UsageError
-from tests.tiny_store import write_tiny_store
+from pretrain.faults.tiny import write_tiny_store
 
 
 @pytest.fixture

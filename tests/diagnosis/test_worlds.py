@@ -18,6 +18,7 @@ from pretrain.data.order import Cursor
 from pretrain.data.store import TokenStore
 from pretrain.diagnosis import Diagnosis
 from pretrain.errors import PretrainError
+from pretrain.faults.tiny import write_tiny_store
 from pretrain.loop import Loop, LoopOptions
 from pretrain.metrics import Terminal
 from pretrain.optim import Progress, RunLength, Schedule
@@ -25,7 +26,6 @@ from pretrain.signals import StopRequest
 from tests.numerics.cells import SUB_GROUPS, Cell, in_one_process
 from tests.numerics.courses import SavesNothing, enter, make_backend
 from tests.numerics.recipe import GLOBAL_BATCH, SEED
-from tests.tiny_store import write_tiny_store
 from tests.worlds import run_ranks
 
 pytestmark = pytest.mark.slow

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from transformers import BertConfig, BertForPreTraining
 
+from pretrain.faults.tiny import VOCAB_SIZE, write_tiny_store
 from pretrain.run_folder import RunFolder
 from tests.end_to_end.runs import (
     SEQ_LEN,
@@ -23,7 +24,6 @@ from tests.end_to_end.runs import (
     pretrain_each,
     write_model,
 )
-from tests.tiny_store import VOCAB_SIZE, write_tiny_store
 
 # What a run that has begun leaves behind.
 TRACES = ("config.json", "metrics.jsonl", "eval.jsonl", "checkpoints/latest", "model", "run.lock")

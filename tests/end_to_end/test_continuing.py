@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.faults.tiny import write_tiny_store
 from tests.end_to_end.runs import contents, error_of, launcher, pretrain, steps_of, write_model
-from tests.tiny_store import write_tiny_store
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.faults.tiny import write_tiny_store
 from tests.end_to_end.runs import error_of, pretrain, steps_of, write_model
-from tests.tiny_store import write_tiny_store
 
 pytestmark = pytest.mark.slow
 
