@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pretrain.checkpoint import export_model, read_verified, saved_checkpoints
-from pretrain.checkpoint.manifest import MAX_MANIFEST_BYTES, sha256_of
+from pretrain.checkpoint.manifest import sha256_of
 from pretrain.data.store import TokenStore
 from pretrain.errors import DataError, UsageError
 from pretrain.faults.bench import SEQ_LEN, Bench
@@ -22,6 +22,7 @@ from pretrain.faults.small import one_rank
 from pretrain.files import sealed
 from pretrain.model import ModelOptions, build_model
 
+_HUGE_BYTES = 1 << 40  # sparse, and more than there is memory for
 _DEEP = "[" * 100_000 + "]" * 100_000
 
 
@@ -85,7 +86,7 @@ def _pipe(checkpoint: Path, mark: Path) -> None:
 
 
 def _huge_manifest(checkpoint: Path, mark: Path) -> None:
-    os.truncate(checkpoint / MANIFEST, MAX_MANIFEST_BYTES + 1)
+    os.truncate(checkpoint / MANIFEST, _HUGE_BYTES)
 
 
 def _deep_manifest(checkpoint: Path, mark: Path) -> None:
