@@ -69,6 +69,7 @@ class Bench:
             f"model.config={self.model}",
             "train.global_batch=12",
             f"data.seq_len={SEQ_LEN}",
+            "model.dropout=0.1",
             "eval.rows=8",
             f"train.steps={steps}",
             f"watch.seconds={WATCH_SECONDS}",

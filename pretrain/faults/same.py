@@ -96,7 +96,7 @@ def _expect_course(bench: Bench, run: Path, way: Way, typed: list[str]) -> None:
 
 
 def _recomputation_tries(bench: Bench) -> Iterator[Try]:
-    typed = [*bench.arguments(STEPS), "model.dropout=0.1", "log.samples=true"]
+    typed = bench.arguments(STEPS, "log.samples=true")
     ways = (FSDP, Way("deepspeed", 2, bf16=True), DEEPSPEED, Way("fsdp", 2, bf16=True))
     for way in bench.sample(ways, 1):
         yield Try(str(way), partial(_recomputed, bench, way, typed))
