@@ -5,7 +5,6 @@ from pathlib import Path
 
 from pretrain import checkpoint
 from pretrain.backends.base import Backend
-from pretrain.checkpoint import Retention
 from pretrain.evaluate import Evaluator
 from pretrain.metrics import MetricsWriter, Terminal
 from pretrain.optim import Progress, RunLength
@@ -24,7 +23,6 @@ class Ending:
     writer: MetricsWriter | None
     terminal: Terminal
     tokenizer: Path
-    retention: Retention
     activity: Activity
 
     def reach(self, done: Progress, length: RunLength) -> None:
@@ -57,6 +55,3 @@ class Ending:
         if self.writer is None:
             return
         self.writer.evaluation(record)
-        last = done.validations.after(done.steps, record.mlm_loss, 0.0)
-        if self.retention.best and last.best_step == done.steps:
-            checkpoint.point_best(self.folder.checkpoints, done.steps)

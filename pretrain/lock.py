@@ -69,7 +69,8 @@ class FolderLock:
         """Deletes the file, then lets go of it; nothing if it is not held."""
         if self._descriptor is None:
             return
-        self._path.unlink(missing_ok=True)
+        if _is_at(self._descriptor, self._path):  # else somebody has deleted ours, and it is another's by now
+            self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
         self._descriptor = None
 

@@ -100,7 +100,7 @@ class Loop:
                     self.terminal.say(line)
             self._raise_if_not_finite(record, result, batches, sums)
             self._pass_over_or_raise(record, result)
-            if not last and self.options.is_due(self.options.eval_every, step):
+            if self._is_to_be_validated(step, last):
                 validated = self._validated(done)
                 asked_to_stop, done = asked_to_stop or validated is None, validated or done
                 last = length.reached(done) is not None
@@ -196,15 +196,23 @@ class Loop:
             if sample_names:
                 self.writer.samples(record.step, sample_names)
 
-    def made_up_for_validation(self, start: Progress) -> Progress:
-        """`start`, with the validation that was due there and that a signal cut short, if so; collective.
+    def _is_to_be_validated(self, step: int, last: bool) -> bool:
+        """Here and now; after the last step the run's end validates, and here too where checkpoints go by it."""
+        return self.options.looks_for_best if last else self.options.is_due(self.options.eval_every, step)
 
-        Raises StoppedBySignal where one cuts it short again.
+    def made_up_for_validation(self, start: Progress) -> Progress:
+        """`start`, with the validation that was due there and that was cut short, if so; collective. Checkpoints that
+        go by validations know which one was counted last.
+
+        Raises StoppedBySignal where a signal cuts it short again.
         """
-        due = self.evaluator is not None and self.options.is_due(self.options.eval_every, start.steps)
-        if start.steps == 0 or not due or self.options.length.reached(start) is not None:
+        if start.steps == 0 or self.evaluator is None:
+            return start
+        if not self._is_to_be_validated(start.steps, self.options.length.reached(start) is not None):
             return start
         missing = self.writer is not None and not self.writer.has_evaluation(start.steps)
+        if self.options.looks_for_best:
+            missing = start.validations.last_step != start.steps
         if not comm.broadcast_object(missing):
             return start
         validated = self._validated(start)

@@ -7,7 +7,6 @@
 """
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from pretrain import checkpoint, comm
@@ -48,7 +47,8 @@ class Resumption:
             self._begin_phase()
             return self.initial
         path, manifest = chosen
-        saved, place = manifest.state, self.place
+        place = self.place
+        saved = self._with_the_best_of_this_folder(manifest.state)
         checkpoint.check_same_course(path, saved, self.initial, self.total_steps)
         checkpoint.load_checkpoint(
             path, self.backend.optimizer, place.rank, place.world_size, verified=manifest
@@ -56,40 +56,54 @@ class Resumption:
         self.backend.refresh_weights()
         self.backend.loss_scaler.restore(saved.loss_scale)
         self.noise.restore(saved.noise)
-        for line in self._banner(path, manifest):
+        # Only now: a start that was refused has changed nothing.
+        left = comm.on_first_rank(lambda: self._made_the_latest(path, saved))
+        for line in [*self._banner(path, manifest, saved), *_of_left(left)]:
             self.terminal.say(line)
-        return self._with_the_best_of_this_folder(saved)
-
-    def _with_the_best_of_this_folder(self, saved: RunState) -> RunState:
-        """`best` names what the state knows as the best, or, where that checkpoint is not here, nothing is known of
-        it: a run that goes on from an older step or another folder looks for its own."""
-        if saved.validations is None:
-            return saved
-        own, step = self.checkpoints, saved.validations.best_step
-        is_here = step is not None and (own / checkpoint.step_name(step)).is_dir()
-        if not comm.broadcast_object(is_here):
-            return saved.model_copy(update={"validations": None})
-        if step is not None:
-            comm.on_first_rank(lambda: checkpoint.point_best(own, step))
         return saved
 
+    def _with_the_best_of_this_folder(self, saved: RunState) -> RunState:
+        """Where the best checkpoint is not here, because the run goes on in another folder, its own is looked for among
+        those that follow."""
+        known = saved.validations
+        if known is None or known.best_step is None:
+            return saved
+        best = self.checkpoints / checkpoint.step_name(known.best_step)
+        if comm.broadcast_object(best.is_dir()):
+            return saved
+        return saved.model_copy(update={"validations": known.without_the_best()})
+
+    def _made_the_latest(self, path: Path, saved: RunState) -> list[Path]:
+        """`latest` and `best` name what this run goes on from and knows as the best; those beyond are set aside, and
+        returned. Else a run that is killed before its first save would come back to the steps that it has left."""
+        own = self.checkpoints
+        if path.parent.resolve() != own.resolve():
+            return []
+        if path in checkpoint.saved_checkpoints(own):
+            checkpoint.point_latest(own, path.name)
+        if saved.validations is not None and saved.validations.best_step is not None:
+            checkpoint.point_best(own, saved.validations.best_step)
+        return checkpoint.set_aside_beyond(own, saved.step)
+
     def _chosen(self) -> tuple[Path, CheckpointManifest] | None:
-        """What `--resume` means for this folder, verified; an older checkpoint of it becomes the latest first."""
+        """What `--resume` means for this folder, verified."""
         if self.choice == "auto":
             return self._latest_whole()
         own, choice = self.checkpoints, Path(self.choice)
-        if self.choice == "never" or choice.resolve().parent != own.resolve():
+        is_own = choice.resolve() in [path.resolve() for path in checkpoint.saved_checkpoints(own)]
+        if self.choice == "never" or not comm.broadcast_object(is_own):
             newest = comm.on_first_rank(lambda: next(iter(checkpoint.saved_checkpoints(own)), None))
             if newest is not None:
                 raise UsageError(
                     f"--output {self.run} already holds a run ({newest.name}): choose another folder, or "
                     f"leave out --resume {self.choice} to continue it."
                 )
-            return None if self.choice == "never" else (choice, self._verified(choice))
-        manifest = self._verified(choice)
-        # Otherwise a run that is killed before its first save would come back to the steps it has left.
-        comm.on_first_rank(lambda: checkpoint.point_latest(own, choice.name))
-        return choice, manifest
+            if self.choice == "never":
+                return None
+            comm.on_first_rank(lambda: checkpoint.expect_checkpoint(choice, "--resume"))
+        else:
+            choice = own / choice.resolve().name
+        return choice, self._verified(choice)
 
     def _latest_whole(self) -> tuple[Path, CheckpointManifest] | None:
         """The latest checkpoint; if it is damaged and the recipe says to fall back, the newest older whole one."""
@@ -115,7 +129,6 @@ class Resumption:
             except DataError as error:
                 problem = str(error)
                 continue
-            comm.on_first_rank(partial(checkpoint.point_latest, self.checkpoints, path.name))
             return path, manifest
         raise DataError(
             f"{problem} No older checkpoint in {self.checkpoints} is whole: start anew with another --output."
@@ -143,9 +156,9 @@ class Resumption:
         place = self.place
         return checkpoint.read_verified(path, self.recipe.checkpoint.verify, place.rank, place.world_size)
 
-    def _banner(self, path: Path, manifest: CheckpointManifest) -> list[str]:
-        """What was restored, whether the run goes on bit for bit, and what stands against it."""
-        saved = manifest.state
+    def _banner(self, path: Path, manifest: CheckpointManifest, saved: RunState) -> list[str]:
+        """What was restored, whether the run goes on bit for bit, and what stands against it. `saved`: what of the
+        state is taken over."""
         changes = checkpoint.recipe_changes(saved.run_config["recipe"], self.initial.run_config["recipe"])
         if saved.written_by.get("precision") == self.precision == "fp16":
             before, after = (each.run_config["ds_config"]["fp16"] for each in (saved, self.initial))
@@ -158,7 +171,7 @@ class Resumption:
             how = "within rounding: the machine, the cut or the versions differ"
         return [
             f"Continuing {path} after step {saved.step}, {how}.",
-            f"  restored: {_restored(manifest)}",
+            f"  restored: {_restored(manifest, saved)}",
             f"  {self._checked(manifest)}",
             *(f"  rounds otherwise by {difference}" for difference in rounding),
             *(f"  changed since: {change}" for change in changes),
@@ -179,6 +192,7 @@ class Resumption:
         path = Path(phase.checkpoint)
         if (path / "checkpoints").is_dir():
             path = comm.on_first_rank(lambda: checkpoint.find_checkpoint(path / "checkpoints")) or path
+        comm.on_first_rank(lambda: checkpoint.expect_checkpoint(path, "phase.checkpoint"))
         manifest = self._verified(path)
         saved = checkpoint.begin_phase(
             path, self.backend.optimizer, phase.moments, place.rank, place.world_size, verified=manifest
@@ -191,9 +205,18 @@ class Resumption:
             self.terminal.say("  it was trained on another store: both must have the same tokenizer")
 
 
-def _restored(manifest: CheckpointManifest) -> str:
+def _of_left(left: list[Path]) -> list[str]:
+    """What is said of checkpoints that were set aside, if there are any."""
+    if not left:
+        return []
+    more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+    return [
+        f"  set aside: {left[0]}{more}, saved after this step by a course that is left; delete it at will"
+    ]
+
+
+def _restored(manifest: CheckpointManifest, saved: RunState) -> str:
     """Every part of the state, in a line."""
-    saved = manifest.state
     kinds = [kind for kind in manifest.kinds if kind != "master"] + manifest.vectors
     parts = [
         f"master weights of {len(manifest.parameters)} parameters",
@@ -209,6 +232,8 @@ def _restored(manifest: CheckpointManifest) -> str:
 
 
 def _best_so_far(validations: Validations | None) -> str:
-    if validations is None or validations.best_loss is None:
+    if validations is None or validations.last_step is None:
         return ""
+    if validations.best_loss is None:
+        return "the count of validations, but not the best checkpoint, which is not in this folder"
     return f"best validation {validations.best_loss:.4f} at step {validations.best_step}"

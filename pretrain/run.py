@@ -125,6 +125,7 @@ class Run:
             self.watch.activity,
         )
         writer = self._open_writer(start.step, resolved_schedule)
+        comm.on_first_rank(self.folder.unmark_finished)
         say_what(self.terminal, self.request, self.engine, self.backend, self.corpus)
         loop = Loop(
             options=self._loop_options(),
@@ -149,7 +150,6 @@ class Run:
             writer,
             self.terminal,
             self.corpus.first.tokenizer_path,
-            retention,
             self.watch.activity,
         )
         self.watch.begin_training(start.step + 1, lambda: checkpoint.find_checkpoint(self.folder.checkpoints))

@@ -75,6 +75,10 @@ class RunFolder:
         partial.write_text(f"{steps}\n", encoding="utf-8")
         partial.replace(self._finished)
 
+    def unmark_finished(self) -> None:
+        """Before a step is trained: what model/ holds may be of another course from then on."""
+        self._finished.unlink(missing_ok=True)
+
     def finished_steps(self) -> int | None:
         """The steps that model/ was trained for; None where it is not there."""
         if not self.model.is_dir() or not self._finished.is_file():

@@ -35,10 +35,11 @@ class StopRequest:
         Thread(target=self._hear, args=(reads,), name="signals", daemon=True).start()
 
     def end_listening(self) -> None:
-        """The next signal ends the process; only the main thread may."""
+        """The process is about to end by itself and no signal hurries it: a launcher passes on to the others what has
+        ended one, and their exit codes are what a scheduler goes by. Only the main thread may."""
         signal.set_wakeup_fd(-1)
         for number in STOP_SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, signal.SIG_IGN)
 
     def tell(self, action: Callable[[str], None]) -> None:
         """`action` gets the name of the first signal, in a thread of its own, at once if there was one."""

@@ -14,7 +14,7 @@ from pretrain.comm import Placement
 from pretrain.config import Recipe
 from pretrain.errors import DataError, UsageError
 from pretrain.faults.small import CUT, contents, make_optimizer, state_at
-from pretrain.optim import LossScaleState, NoiseScale, ShardedOptimizer
+from pretrain.optim import LossScaleState, NoiseScale, ShardedOptimizer, Validations
 from pretrain.resume import Resumption
 from tests.worlds import run_ranks
 
@@ -221,8 +221,73 @@ def test_a_checkpoint_that_was_named_is_taken_or_refused_never_replaced(run: Pat
     flip(named / FILE)
     with pytest.raises(DataError, match=f"step-00000002/{FILE} differs"):
         resumption(run, str(named), fall_back=True).begin()
-    with pytest.raises(UsageError, match=r"already holds a run \(step-00000003\)"):
+    with pytest.raises(UsageError, match=r"already holds a run \(step-00000002\)"):
         resumption(run, "never").begin()
+
+
+def names(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+def test_what_lies_beyond_is_set_aside_and_never_mixed_with_what_follows(run: Path) -> None:
+    """Back from 3 to 1, then on to 4 by another course, whose checkpoint is damaged: 1 is the one to fall back to."""
+    found = resumption(run, str(run / "checkpoints/step-00000001"))
+    found.begin()
+    left = f"  set aside: {run}/checkpoints/step-00000003.left and 1 more, saved after this step by a course"
+    assert found.terminal.lines[-1].startswith(left)
+    kept = ["latest", "step-00000001", "step-00000002.left", "step-00000003.left"]
+    assert names(run) == kept
+    flip(save(run / "checkpoints", 4) / FILE)
+    found = resumption(run, fall_back=True)
+    assert found.begin().step == 1
+    assert names(run) == [*kept, "step-00000004.left"]
+    # Set aside once more: the newer one of that name stays. And what was set aside is another folder's.
+    save(run / "checkpoints", 3)
+    assert resumption(run, str(run / "checkpoints/step-00000001")).begin().step == 1
+    assert names(run) == [*kept, "step-00000004.left"]
+    with pytest.raises(UsageError, match="already holds a run"):
+        resumption(run, str(run / "checkpoints/step-00000003.left")).begin()
+    other = resumption(run / "other", str(run / "checkpoints/step-00000003.left"))
+    assert other.begin().step == 3
+    assert names(run) == [*kept, "step-00000004.left"]
+
+
+@pytest.mark.parametrize("keys", [{"seed": 8}, {"store_fingerprint": "other"}])
+def test_a_start_that_is_refused_changes_nothing(run: Path, keys: dict[str, Any]) -> None:
+    before = names(run)
+    with pytest.raises((UsageError, DataError)):
+        resumption(run, str(run / "checkpoints/step-00000002"), run_state(0, **keys)).begin()
+    assert (names(run), (run / "checkpoints/latest").read_text()) == (before, "step-00000003\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("nowhere", "--resume: .*nowhere is not a folder"),
+        (".", "is no checkpoint, it has no manifest.json; give one of the checkpoints in .*/checkpoints"),
+        (
+            "checkpoints",
+            "is no checkpoint, it has no manifest.json; give one of the checkpoints in .*/checkpoints",
+        ),
+    ],
+)
+def test_a_path_that_is_no_checkpoint_is_a_mistake_of_the_command_line(
+    run: Path, path: str, says: str
+) -> None:
+    with pytest.raises(UsageError, match=says):
+        resumption(run / "other", str(run / path)).begin()
+
+
+def test_validations_are_counted_on_where_the_best_checkpoint_is_elsewhere(run: Path) -> None:
+    known = Validations(best_step=4, best_loss=1.5, mark=2.0, without_improvement=2, last_step=4)
+    save(run / "checkpoints", 4, validations=known)
+    here = resumption(run)
+    assert here.begin().validations == known
+    assert "best validation 1.5000 at step 4" in here.terminal.lines[1]
+    assert (run / "checkpoints/best").read_text() == "step-00000004\n"
+    elsewhere = resumption(run / "other", str(run / "checkpoints/step-00000004"))
+    assert elsewhere.begin().validations == Validations(None, None, 2.0, 2, 4)
+    assert "but not the best checkpoint, which is not in this folder" in elsewhere.terminal.lines[1]
 
 
 def test_without_checksums_the_accounting_stays(run: Path) -> None:

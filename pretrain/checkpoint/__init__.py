@@ -9,7 +9,7 @@ A tensor's key says what it is: `<kind>:<parameter>:<first element>`. README.md 
 byte.
 """
 
-from pretrain.checkpoint.commit import point_best, point_latest
+from pretrain.checkpoint.commit import point_best, point_latest, set_aside_beyond
 from pretrain.checkpoint.course import (
     check_same_course,
     differences,
@@ -18,7 +18,14 @@ from pretrain.checkpoint.course import (
     recipe_changes,
 )
 from pretrain.checkpoint.export import export_model
-from pretrain.checkpoint.find import find_best, find_checkpoint, saved_checkpoints, step_name, step_of
+from pretrain.checkpoint.find import (
+    expect_checkpoint,
+    find_best,
+    find_checkpoint,
+    saved_checkpoints,
+    step_name,
+    step_of,
+)
 from pretrain.checkpoint.load import MomentsPolicy, begin_phase, load_checkpoint
 from pretrain.checkpoint.manifest import CheckpointManifest, RunState, SavedStore
 from pretrain.checkpoint.retention import Retention
@@ -36,6 +43,7 @@ __all__ = [
     "begin_phase",
     "check_same_course",
     "differences",
+    "expect_checkpoint",
     "export_model",
     "find_best",
     "find_checkpoint",
@@ -48,6 +56,7 @@ __all__ = [
     "recipe_changes",
     "save_checkpoint",
     "saved_checkpoints",
+    "set_aside_beyond",
     "step_name",
     "step_of",
     "verify_checkpoint",

@@ -34,6 +34,7 @@ from pretrain.errors import PretrainError
 # A network file system may show another machine's new file only after a while.
 _METADATA_LAG_SECONDS = 30.0
 _SECONDS_BETWEEN_LOOKS = 0.1
+LEFT_SUFFIX = ".left"
 _LEFTOVERS = (".step-*.partial", ".step-*.removed")
 
 
@@ -117,6 +118,21 @@ def point_latest(checkpoints: Path, name: str) -> None:
 def point_best(checkpoints: Path, step: int) -> None:
     """Makes `best` name the checkpoint of this step, atomically and on disk."""
     _point(checkpoints, BEST_NAME, step_name(step))
+
+
+def set_aside_beyond(checkpoints: Path, step: int) -> list[Path]:
+    """The run goes on from this step: what was saved after it is of a course that is left, and must not be taken for
+    this one's. It gets a name that is nobody's checkpoint, `step-<step>.left`; those paths, newest first."""
+    left = []
+    for path in saved_checkpoints(checkpoints):
+        if step_of(path) > step:
+            aside = path.with_name(f"{path.name}{LEFT_SUFFIX}")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(path, aside)
+            left.append(aside)
+    if left:
+        sync(checkpoints)
+    return left
 
 
 def _point(checkpoints: Path, pointer: str, name: str) -> None:

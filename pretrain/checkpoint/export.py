@@ -23,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 from pretrain.checkpoint.manifest import MASTER, CheckpointManifest, slice_key
 from pretrain.checkpoint.tensors import TensorFile
 from pretrain.checkpoint.verify import verify_checkpoint
-from pretrain.disk import free_bytes, refusal
+from pretrain.disk import free_bytes, refusal, sync
 from pretrain.errors import DataError, PretrainError, UsageError
 from pretrain.files import json_object, kind_problem, read_bounded
 from pretrain.model.configs import without_code
@@ -96,13 +96,17 @@ def _appearing_whole(output: Path, needed: int) -> Iterator[Path]:
         if free_bytes(partial) < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(partial))
         yield partial
+        for path in (*partial.iterdir(), partial):
+            sync(path)
         if output.exists():
             shutil.rmtree(output)
         partial.rename(output)
+        sync(output.parent)
     except (OSError, SafetensorError) as error:
         said = refusal(error, partial, needed) if isinstance(error, OSError) else f"{partial}: {error}"
         raise PretrainError(
-            f"{output} could not be written ({said}); the checkpoint is whole: free space and try again."
+            f"{output} could not be written ({said}); the checkpoint is whole: free space or choose another folder, "
+            "and try again."
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)

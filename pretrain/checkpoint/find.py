@@ -6,8 +6,8 @@ Only folders named step-<number> count; whatever else lies there, unfinished fol
 import re
 from pathlib import Path
 
-from pretrain.checkpoint.manifest import BEST_NAME, LATEST_NAME
-from pretrain.errors import DataError
+from pretrain.checkpoint.manifest import BEST_NAME, LATEST_NAME, MANIFEST_NAME
+from pretrain.errors import DataError, UsageError
 from pretrain.files import read_bounded
 
 _STEP_NAME = re.compile(r"step-[0-9]+")
@@ -55,6 +55,16 @@ def find_checkpoint(checkpoints: Path) -> Path | None:
     if _STEP_NAME.fullmatch(name) and replaced.is_dir():
         return replaced  # killed while this very step was saved again
     raise DataError(f"{latest} names {name!r}, which is not there; name a checkpoint by --resume PATH.")
+
+
+def expect_checkpoint(path: Path, option: str) -> None:
+    """Raises UsageError unless what lies at the path that this option gives is a checkpoint, or was one once."""
+    if not path.is_dir():
+        raise UsageError(f"{option}: {path} is not a folder; give that of a checkpoint.")
+    if not _STEP_NAME.fullmatch(path.name) and not (path / MANIFEST_NAME).exists():
+        inner = path if path.name == "checkpoints" else path / "checkpoints"
+        hint = f" one of the checkpoints in {inner}" if inner.is_dir() else " the folder of a checkpoint"
+        raise UsageError(f"{option}: {path} is no checkpoint, it has no {MANIFEST_NAME}; give{hint}.")
 
 
 def find_best(checkpoints: Path) -> Path | None:

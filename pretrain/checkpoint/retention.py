@@ -16,8 +16,7 @@ class Retention:
     def superseded(self, steps: Collection[int], newest: int, best: int | None) -> list[int]:
         """Of the checkpoints' steps, those to remove, oldest first.
 
-        What lies beyond `newest` was left by a run that went back to an older checkpoint. It stays until it is saved
-        again.
+        What lies beyond `newest` is none of this course, and stays.
         """
         older = sorted(step for step in steps if step <= newest)
         return [

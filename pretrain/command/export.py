@@ -6,7 +6,7 @@ from pathlib import Path
 from pretrain.checkpoint import CheckpointManifest, export_model
 from pretrain.command.line import Command
 from pretrain.command.named import latest_of, stores_of
-from pretrain.errors import PretrainError, UsageError
+from pretrain.errors import DataError, PretrainError, UsageError
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,17 +23,29 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     """Raises UsageError for a folder that is there or a tokenizer that is not, DataError for damage."""
-    checkpoint, output = latest_of(arguments.path), arguments.output
+    output = arguments.output
     if output.exists() or output.is_symlink():
         raise UsageError(f"--output {output} is there already: choose another folder.")
     if arguments.tokenizer is not None and not arguments.tokenizer.is_dir():
         raise UsageError(
             f"--tokenizer {arguments.tokenizer} is not a folder: give that of a Hugging Face tokenizer."
         )
+    while True:
+        checkpoint = latest_of(arguments.path)
+        try:
+            print(_exported(arguments.path, checkpoint, arguments.tokenizer, output))
+            return
+        except DataError:
+            if checkpoint.exists():
+                raise
+            # The run goes on meanwhile, and has removed it for a newer one.
+
+
+def _exported(path: Path, checkpoint: Path, tokenizer: Path | None, output: Path) -> str:
+    """What was written."""
     state = CheckpointManifest.read(checkpoint).state
-    tokenizer = arguments.tokenizer
     if tokenizer is None:
-        store = stores_of(arguments.path, state)[0]
+        store = stores_of(path, state)[0]
         try:
             tokenizer = store.open().tokenizer_path
         except PretrainError as error:
@@ -42,7 +54,7 @@ def _run(arguments: argparse.Namespace) -> None:
                 "--tokenizer."
             ) from None
     export_model(checkpoint, tokenizer, output, checksums=True)
-    print(f"{output}: {state.model_class} of step {state.step}, tokenizer of {tokenizer}")
+    return f"{output}: {state.model_class} of step {state.step}, tokenizer of {tokenizer}"
 
 
 COMMAND = Command(

@@ -1,6 +1,7 @@
 """One command line of many commands: arguments in, an exit code out, a mistake in one sentence."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,9 @@ def run(commands: Sequence[Command], argv: Sequence[str] | None) -> int:
             arguments.run(arguments)
     except PretrainError as error:
         return _fail(str(error), error.exit_code)
+    except BrokenPipeError:  # whoever read the output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PretrainError.exit_code
     except OSError as error:  # a full disk, a file that vanished
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}.", PretrainError.exit_code)

@@ -5,13 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pretrain.checkpoint import CheckpointManifest, RunState, find_checkpoint, saved_checkpoints
+from pretrain.checkpoint import (
+    CheckpointManifest,
+    RunState,
+    expect_checkpoint,
+    find_checkpoint,
+    saved_checkpoints,
+)
 from pretrain.data.store import TokenStore
 from pretrain.errors import DataError, PretrainError, UsageError
 from pretrain.files import json_object, read_bounded
 from pretrain.run_folder import RunFolder
 
 MAX_CONFIG_BYTES = 1 << 26
+RUN_OR_CHECKPOINT = "RUN|CHECKPOINT"
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,7 @@ def checkpoints_of(path: Path) -> list[Path]:
     """All checkpoints of a run, newest first, or the one that is named. Raises UsageError where there is none."""
     run = run_folder(path)
     if run is None:
+        expect_checkpoint(path, RUN_OR_CHECKPOINT)
         return [path]
     found = saved_checkpoints(run.checkpoints)
     if not found:
@@ -64,6 +72,7 @@ def latest_of(path: Path) -> Path:
     """The latest checkpoint of a run, or the one that is named. Raises UsageError, DataError."""
     run = run_folder(path)
     if run is None:
+        expect_checkpoint(path, RUN_OR_CHECKPOINT)
         return path
     found = find_checkpoint(run.checkpoints)
     if found is None:

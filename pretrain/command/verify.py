@@ -36,7 +36,11 @@ def _run(arguments: argparse.Namespace) -> None:
             checkpoints = [latest, *checkpoints]  # killed while its step was saved again
     stores: dict[str, UsedStore] = {}
     for checkpoint in checkpoints:
-        problems += _verified(path, checkpoint, stores, checksums=not arguments.quick)
+        found = _verified(path, checkpoint, stores, checksums=not arguments.quick)
+        if found and not checkpoint.exists():
+            print(f"{checkpoint}: removed meanwhile, as a run does that goes on")
+        else:
+            problems += found
     if arguments.stores:
         for store in stores.values():
             problems += _store_problems(store)

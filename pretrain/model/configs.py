@@ -17,7 +17,8 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-from pretrain.errors import UsageError
+from pretrain.errors import DataError, UsageError
+from pretrain.files import read_bounded
 from pretrain.model.heads import SUPPORTED_MODEL_TYPES
 from pretrain.model.presets import PRESETS, preset_config
 
@@ -50,6 +51,7 @@ _NAME_CODE = frozenset(
     }
 )
 _MAX_CONFIG_BYTES = 1 << 20
+_MAX_TOKENIZER_BYTES = 1 << 28
 # Above this similarity an unknown key is taken for a misspelt one; old configs carry harmless unknown keys.
 _MISSPELT = 0.85
 
@@ -140,13 +142,25 @@ def check_tokenizer(folder: Path, tokenizer_path: Path, key: str) -> None:
     ours, theirs = tokenizer_path / "tokenizer.json", folder / "tokenizer.json"
     if not (ours.exists() and theirs.exists()):
         return
-    store, model = (Tokenizer.from_file(str(path)).get_vocab() for path in (ours, theirs))
+    store, model = (_vocabulary(path) for path in (ours, theirs))
     if differing := sorted(set(store.items()) ^ set(model.items()), key=lambda item: (item[1], item[0])):
         token = differing[0][0]
         raise UsageError(
             f"{key}: the tokenizer in {folder} is not the one of the token store ({token!r} has the id "
             f"{model.get(token)} there and {store.get(token)} in the store); build the store with this one."
         )
+
+
+def _vocabulary(path: Path) -> dict[str, int]:
+    try:
+        # The Hub's cache consists of links.
+        content = read_bounded(path.resolve(), _MAX_TOKENIZER_BYTES)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+    try:
+        return Tokenizer.from_str(content.decode("utf-8")).get_vocab()
+    except Exception as error:  # the library raises nothing more exact
+        raise DataError(f"{path} is nothing that the tokenizers library reads: {error}.") from None
 
 
 def check_pad_token(config: PreTrainedConfig, key: str, pad_id: int) -> None:

@@ -19,11 +19,12 @@ class Validations:
     best_loss: float | None = None
     mark: float | None = None
     without_improvement: int = 0  # in a row, since the mark
+    last_step: int | None = None  # of the last one that is counted here
 
     def after(self, step: int, loss: float, min_improvement: float) -> "Validations":
         """With one more; an improvement lies more than `min_improvement` below the mark."""
         if not isfinite(loss):
-            return replace(self, without_improvement=self.without_improvement + 1)
+            return replace(self, without_improvement=self.without_improvement + 1, last_step=step)
         is_best = self.best_loss is None or loss < self.best_loss
         improves = self.mark is None or loss < self.mark - min_improvement
         return Validations(
@@ -31,7 +32,13 @@ class Validations:
             best_loss=loss if is_best else self.best_loss,
             mark=loss if improves else self.mark,
             without_improvement=0 if improves else self.without_improvement + 1,
+            last_step=step,
         )
+
+    def without_the_best(self) -> "Validations":
+        """What is known where the best checkpoint is not at hand: the next validation is the best; nothing else
+        changes."""
+        return replace(self, best_step=None, best_loss=None)
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ class Watch:
         rank, beats = self._place.rank, self._beats
         text = f"error: {error}" if rank == 0 else f"error: rank {rank}: {error}"
         self.activity.now(ENDING)
-        self.stop.end_listening()
+        self.stop.end_listening()  # the state is saved, and this takes a few seconds at most
         with self._ending:
             deadline = monotonic() + ALONE_SECONDS * (rank != 0)
             while monotonic() < deadline and not (beats and (beats.end or self._is_out_of_contact(beats))):
@@ -289,7 +289,8 @@ class Watch:
         folder, is_ours = self._folder, end.rank == self._place.rank
         held = ending.settle(end, self._beats, folder) if is_ours else end
         if held == end and is_ours:
-            ending.say(f"{first_words}\nerror: {end.sentence}{f' {START_AGAIN}' * end.is_fault}".lstrip())
+            saved = end.is_fault and ending.within(ending.DISK_SECONDS, self._progress) is not None
+            ending.say(f"{first_words}\nerror: {end.sentence}{f' {START_AGAIN}' * saved}".lstrip())
         if folder is not None and held.is_fault:
             rank = self._place.rank
             ending.within(ending.DISK_SECONDS, lambda: folder.write_stacks(rank, held.sentence))
