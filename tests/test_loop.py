@@ -15,7 +15,7 @@ from pretrain.errors import PretrainError, StoppedBySignal
 from pretrain.loop import Loop, LoopOptions
 from pretrain.metrics import EvalRecord, StepRecord, Terminal
 from pretrain.noise import NoiseProbe
-from pretrain.optim import NoiseScale, Progress, RunLength, Schedule, Skip
+from pretrain.optim import NoiseScale, Progress, RunLength, Schedule, Skip, Validations
 from pretrain.signals import StopRequest
 
 pytestmark = pytest.mark.usefixtures("one_rank")
@@ -128,6 +128,9 @@ class Scripted:
         self.logged.append((step, names))
 
     def evaluation(self, record: Any) -> None: ...
+
+    def has_evaluation(self, step: int) -> bool:
+        return True
 
 
 class Silent(Terminal):
@@ -323,6 +326,34 @@ def test_the_best_is_saved_where_it_is_found() -> None:
     loop_of(scripted, saved, length=RunLength(8, 8), eval_every=1, looks_for_best=True).run(Progress())
     # After the last step the run ends, and its end validates.
     assert [step for step, _ in saved] == [1, 2, 4, 8]
+
+
+def test_the_last_step_is_validated_before_it_is_saved_where_the_best_is_looked_for() -> None:
+    scripted, saved = Scripted(validations=[2.0, 1.0]), Saved()
+    done = loop_of(scripted, saved, eval_every=4, looks_for_best=True).run(Progress())
+    assert [step for step, _ in saved] == [4, 6]
+    assert (done.validations.best_step, done.validations.last_step) == (6, 6)
+    scripted = Scripted()
+    loop_of(scripted, Saved(), eval_every=4).run(Progress())
+    assert [call for call in scripted.calls if call[0] == "evaluate"] == [("evaluate", 4, False)]
+
+
+@pytest.mark.parametrize(
+    ("step", "counted", "made_up"),
+    [(4, 4, False), (4, 2, True), (4, None, True), (3, 2, False), (6, 4, True)],
+)
+def test_a_validation_is_made_up_for_unless_the_checkpoint_counts_it(
+    step: int, counted: int | None, made_up: bool
+) -> None:
+    """Whatever eval.jsonl has, which is written before a checkpoint that counts it, or is not."""
+    known = Validations(2, 1.5, 1.5, 0, counted)
+    start, scripted = Progress(steps=step, validations=known), Scripted()
+    begun = loop_of(scripted, Saved(), eval_every=2, looks_for_best=True).made_up_for_validation(start)
+    assert scripted.calls == ([("evaluate", step, False)] if made_up else [])
+    assert begun.validations == (known.after(step, 1.0, 0.0) if made_up else known)
+    scripted = Scripted()
+    loop_of(scripted, Saved(), eval_every=2).made_up_for_validation(start)
+    assert scripted.calls == []
 
 
 def test_without_patience_for_more_the_run_ends_saved() -> None:

@@ -115,6 +115,7 @@ def _in_validation(bench: Bench) -> None:
 
 def _twice_tries(bench: Bench) -> Iterator[Try]:
     yield Try("SIGTERM to all, twice", lambda: _twice(bench))
+    yield Try("SIGTERM to all, again and again at once", lambda: _echoed(bench))
 
 
 def _twice(bench: Bench) -> None:
@@ -134,6 +135,19 @@ def _twice(bench: Bench) -> None:
         expect(took < 2 and codes == [-signal.SIGTERM] * 2, f"ended with {codes} after {took:.1f} s")
 
 
+def _echoed(bench: Bench) -> None:
+    """A launcher and a scheduler pass one request on several times, to ranks that are ending too."""
+    with world(bench.launch, bench.new_folder("asked"), bench.arguments(STEPS), 2) as running:
+        running.wait_for_step(2)
+        while not running.has_ended():
+            for child in running.children:
+                if child.exitcode is None and child.pid is not None:
+                    os.kill(child.pid, signal.SIGTERM)
+            running.pause(0.1)
+        _expect_codes(running, [75, 75])
+        expect_saved_and_ended(running)
+
+
 def _expect_codes(running: World, expected: list[int]) -> None:
     codes, _ = running.end()
     expect(codes == expected, f"ended with {codes}: {running.said[-1000:]}")
@@ -144,5 +158,5 @@ ROWS = (
     Row("signal", "SIGTERM, SIGINT or SIGUSR1 to one rank", _SAVED, _rank_tries),
     Row("signal-launcher", "a signal to torchrun or deepspeed", _SAVED, _launcher_tries),
     Row("signal-any-time", "SIGTERM while saving, validating, before the first step", _SAVED, _time_tries),
-    Row("signal-twice", "a second signal", "all end at once", _twice_tries),
+    Row("signal-twice", "a second signal", "all end at once; its echoes change nothing", _twice_tries),
 )

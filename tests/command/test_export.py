@@ -2,11 +2,13 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
 
+from pretrain.checkpoint import export_model
 from pretrain.faults.room import small_disk
 from pretrain.faults.row import NotHere
 from tests.checkpoint.by_hand import read_parameters
@@ -111,3 +113,20 @@ def test_a_full_disk_is_told_and_nothing_is_left(
             assert list(disk.iterdir()) == []
     except NotHere as reason:
         pytest.skip(str(reason))
+
+
+def test_a_checkpoint_that_a_run_removes_meanwhile_gives_way_to_its_newest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run")
+    newest = run / "checkpoints" / "step-00000003"  # once step 4 has gone
+
+    def export(checkpoint: Path, *args: Any, **options: Any) -> None:
+        if checkpoint != newest:
+            shutil.rmtree(checkpoint)
+            (run / "checkpoints" / "latest").write_text(newest.name)
+        export_model(checkpoint, *args, **options)
+
+    monkeypatch.setattr("pretrain.command.export.export_model", export)
+    assert command("export", run, "--output", tmp_path / "model") == 0
+    assert "BertForPreTraining of step 3" in capsys.readouterr().out

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.checkpoint import verify_checkpoint
 from tests.command.runs import CHECKPOINT, STORE, command, make_run
 
 
@@ -98,3 +99,26 @@ def test_stores_are_looked_into_where_that_is_asked(
     shutil.rmtree(store)
     assert command("verify", run, "--stores") == 3
     assert f"no token store at {store}" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_a_run_removes_meanwhile_is_no_damage(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(checkpoint: Path, *args: object, **options: object) -> list[str]:
+        if checkpoint.name == "step-00000003":
+            shutil.rmtree(checkpoint)
+        return verify_checkpoint(checkpoint, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("pretrain.command.verify.verify_checkpoint", read)
+    assert command("verify", run) == 0
+    assert f"{run}/checkpoints/step-00000003: removed meanwhile" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", ["nowhere", "model", "checkpoints"])
+def test_what_is_no_checkpoint_is_not_called_damaged(
+    run: Path, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "model").mkdir()
+    assert command("verify", run / path) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and str(run / path) in error and error.count("\n") == 1

@@ -34,6 +34,23 @@ def test_a_run_that_ended_by_validation_is_finished_until_it_gets_more_patience(
     assert steps_of(tmp_path / "run") == [1, 2, 3, 4, 5, 6]
 
 
+def test_what_was_trained_again_is_exported_again(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """From a step that was left, and stopped in between: nobody takes the first model for the second's."""
+    run = tmp_path / "run"
+    options = (*options, "--output", "run", "train.steps=4", "checkpoint.every=2")
+    assert pretrain(*options, cwd=tmp_path).returncode == 0
+    first, weights = (run / "finished").read_text(), (run / "model/model.safetensors").read_bytes()
+    other = (*options, "optimizer.lr=0.5")
+    stopped = pretrain(
+        *other, "--resume", "run/checkpoints/step-00000002", "train.stop_at_step=3", cwd=tmp_path
+    )
+    assert stopped.returncode == 75 and "set aside: run/checkpoints/step-00000004.left" in stopped.stdout
+    assert not (run / "finished").exists()
+    assert pretrain(*other, cwd=tmp_path).returncode == 0
+    assert (run / "finished").read_text() == first
+    assert (run / "model/model.safetensors").read_bytes() != weights
+
+
 def test_the_best_needs_held_out_text(tmp_path: Path, options: tuple[str, ...]) -> None:
     write_tiny_store(tmp_path / "store-without", 7)
     result = pretrain(
