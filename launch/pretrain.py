@@ -135,6 +135,7 @@ def join(config: RunConfig, place: Placement, device: torch.device, watch: Watch
     store = comm.open_store(place, seconds)
     watch.join(None if place.world_size == 1 else lambda: comm.watch_store(place))
     comm.start(place, device, store, seconds)
+    watch.know(comm.all_gather_objects(watch.introduction()))
 
 
 def leave(code: int) -> NoReturn:

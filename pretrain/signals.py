@@ -34,12 +34,12 @@ class StopRequest:
         signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
         Thread(target=self._hear, args=(reads,), name="signals", daemon=True).start()
 
-    def end_listening(self) -> None:
-        """The process is about to end by itself and no signal hurries it: a launcher passes on to the others what has
-        ended one, and their exit codes are what a scheduler goes by. Only the main thread may."""
+    def end_listening(self, code: int | None) -> None:
+        """The process is about to end by itself. A signal ends it at once by that exit code, which a scheduler goes by:
+        a launcher sends one to all when one has ended. None: no signal hurries it. Only the main thread may."""
         signal.set_wakeup_fd(-1)
         for number in STOP_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, signal.SIG_IGN if code is None else lambda *_: os._exit(code))
 
     def tell(self, action: Callable[[str], None]) -> None:
         """`action` gets the name of the first signal, in a thread of its own, at once if there was one."""

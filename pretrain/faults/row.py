@@ -9,7 +9,7 @@ from typing import Literal
 from pretrain.faults.bench import Bench
 
 MAX_SEEN = 5  # reds of a row that are told in words
-_MAX_CHARACTERS = 1500
+_MAX_CHARACTERS = 6000
 
 
 class Red(Exception):

@@ -96,6 +96,12 @@ class Beats:
         self._thread = Thread(target=self._run, name="heartbeats", daemon=True)
         self._thread.start()
 
+    def know(self, beats: Iterable[Beat]) -> None:
+        """Of the others, before a beat of theirs has come in."""
+        for beat in beats:
+            if beat.rank != self._rank:
+                self._seen.setdefault(beat.rank, _Seen(beat, self._clock()))
+
     @property
     def seconds_without_contact(self) -> float | None:
         """None before the first contact."""

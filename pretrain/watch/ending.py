@@ -5,9 +5,11 @@ Nothing here may hang: whatever touches a disk, the store or a terminal gets a f
 
 import faulthandler
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from select import POLLERR, poll
 from threading import Thread
 from typing import TypeVar
 
@@ -92,3 +94,14 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
     within(DISK_SECONDS, write)
+
+
+def mute_what_nobody_reads() -> None:
+    """A launcher that was killed may have been the reader of our output; writing to it would be an error."""
+    for output in (1, 2):
+        asking = poll()
+        asking.register(output, 0)
+        if any(event & POLLERR for _, event in asking.poll(0)):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, output)
+            os.close(nowhere)

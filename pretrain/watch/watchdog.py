@@ -15,10 +15,9 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from select import POLLERR, poll
 from time import monotonic, sleep
 from typing import NoReturn
 
@@ -35,6 +34,7 @@ INTERVAL_SECONDS = 1.0
 TICKS_PER_LIMIT = 6  # at least; short limits have shorter intervals
 SILENT_INTERVALS = 4
 ALONE_SECONDS = 5.0
+UNJOINED_SECONDS = 20.0  # the same where there is no way yet to hear that rank 0 has spoken
 OBEY_SECONDS = 3.0  # in which a process that is told of an ordinary end may come to its own
 JOIN_SECONDS = 15.0
 START_AGAIN = "Saved checkpoints are whole: start again to go on from the last one."
@@ -96,6 +96,16 @@ class Watch:
             )
         self._joined.set()
 
+    def introduction(self) -> Beat:
+        """What the others are told of this process when all have joined, so that each is known by name and number from
+        then on."""
+        return self._beat()
+
+    def know(self, introductions: Iterable[Beat]) -> None:
+        """Those of all ranks."""
+        if self._beats is not None:
+            self._beats.know(introductions)
+
     def report_into(self, run: Path) -> None:
         """From now on faults are described in this run folder."""
         self._folder = FaultFolder(run)
@@ -141,9 +151,10 @@ class Watch:
         rank, beats = self._place.rank, self._beats
         text = f"error: {error}" if rank == 0 else f"error: rank {rank}: {error}"
         self.activity.now(ENDING)
-        self.stop.end_listening()  # the state is saved, and this takes a few seconds at most
+        self.stop.end_listening(None if rank == 0 else error.exit_code)  # rank 0 has yet to speak
         with self._ending:
-            deadline = monotonic() + ALONE_SECONDS * (rank != 0)
+            alone = UNJOINED_SECONDS if beats is None else ALONE_SECONDS
+            deadline = monotonic() + alone * (rank != 0)
             while monotonic() < deadline and not (beats and (beats.end or self._is_out_of_contact(beats))):
                 sleep(self._options.interval / 4)
             own = End(rank, error.exit_code, str(error), False)
@@ -166,7 +177,7 @@ class Watch:
             self._moves, self._moved_at = self.activity.moves, self._awake
         if any(each.is_dead for each in self._launchers):
             self._launchers = []
-            _mute_what_nobody_reads()
+            ending.mute_what_nobody_reads()
             os.kill(os.getpid(), signal.SIGTERM)
         beats, own = self._beats, self._beat()
         if beats is not None:
@@ -242,6 +253,7 @@ class Watch:
         while self._awake < deadline:
             if beats.end is not None:
                 self._obey(beats.end, at_once=True)
+            beats.read_all(self._options.interval)  # of a large world only some are read all the time
             self._blame(beats, self._beat())
             sleep(self._options.interval / 4)
 
@@ -304,14 +316,3 @@ class Watch:
         """The store may end with rank 0: the others shall read in it first how the run ends."""
         if self._place.rank == 0 and self._beats is not None:
             sleep(2.5 * self._options.interval)
-
-
-def _mute_what_nobody_reads() -> None:
-    """A launcher that was killed may have been the reader of our output; writing to it would be an error."""
-    for output in (1, 2):
-        asking = poll()
-        asking.register(output, 0)
-        if any(event & POLLERR for _, event in asking.poll(0)):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, output)
-            os.close(nowhere)

@@ -175,7 +175,7 @@ SHARED: Mapping[str, Case] = {
     "bounds of trust for AdamW": Case(
         ("optimizer.name=adamw", "optimizer.max_trust=1.0"), 2, ("optimizer.max_trust", "adamw")
     ),
-    "missing checkpoint": Case(("--resume", "nowhere"), 3, ("nowhere", "No such file")),
+    "missing checkpoint": Case(("--resume", "nowhere"), 2, ("--resume: nowhere is not a folder",)),
     "checkpoint of another store": Case(
         ("--data", "other-store", "--resume", "done/checkpoints/step-00000003"), 3, ("another token store",)
     ),

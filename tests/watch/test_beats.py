@@ -1,7 +1,9 @@
 """Heartbeats through a real store: out, in, and one end for all."""
 
+import json
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
@@ -59,6 +61,19 @@ def test_beats_reach_the_others_and_the_first_end_holds() -> None:
     for each in (one, two):
         each.close()
     del keeper
+
+
+def test_who_was_introduced_is_known_before_a_beat_comes_in_and_silent_from_then_on() -> None:
+    store = dist.HashStore()
+    beats = beats_of(0, lambda: store)
+    beats.know([beat(0), beat(1)])
+    assert (beats.last_of(0), beats.last_of(1)) == (None, beat(1))
+    wait_for(lambda: 4 * INTERVAL < beats.silence(1) < 20)
+    store.set("beat/1", json.dumps(asdict(beat(1, number=2))))
+    wait_for(lambda: beats.last_of(1) == beat(1, number=2))
+    beats.know([beat(1)])  # is no news then
+    assert beats.last_of(1) == beat(1, number=2)
+    beats.close()
 
 
 def test_a_store_that_is_gone_is_noticed_and_never_waited_for() -> None:
