@@ -19,7 +19,7 @@ INSTALLED = $(VENV)/installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test test-full test-matrix check bench-data bench-optimizer bench-large-batch environment clean
+.PHONY: help pretrain test test-full test-matrix faults check bench-data bench-optimizer bench-large-batch bench-saving environment clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,13 +28,16 @@ pretrain: environment ## environment, then a BERT from the demo text; goes on wh
 	deepspeed --num_gpus $(RANKS) launch/pretrain.py --recipe $(RECIPE) --ds_config $(DS_CONFIG) --output $(OUTPUT)
 
 test: environment ## environment, then every test
-	python -m pytest
+	python -m pytest -n 2 --dist loadfile
 
 test-full: environment ## the same, with the sweeps that `test` takes a sample of in full
 	python -m pytest --in-full
 
 test-matrix: environment ## every engine, stage, cut and precision beside one plain process; writes the table of the docs
 	python -m pytest --in-full tests/numerics/test_matrix.py --matrix-results tests/benchmarks/results
+
+faults: environment ## every fault in full, and a table of what is promised and what was kept; about half an hour
+	python -m pretrain faults --output tests/benchmarks/results/faults.json
 
 check: environment ## lint, types and the fast tests
 	ruff check .
@@ -53,6 +56,9 @@ bench-optimizer: environment ## the optimizer step beside torch's fused AdamW, o
 
 bench-large-batch: environment ## the same text in batches of 64 to 4,096 rows, LAMB beside AdamW; an hour or so
 	python -m tests.benchmarks.large_batch --cache $(BENCH) --output tests/benchmarks/results/large_batch.json
+
+bench-saving: environment ## what a checkpoint costs a training, beside a plain torch.save; some minutes
+	python -m tests.benchmarks.saving --output tests/benchmarks/results/saving.json
 
 environment: $(INSTALLED) ## $(VENV) with everything in it
 

@@ -1,15 +1,19 @@
 """The demo store, for a run that was given no data.
 
 The build runs in a process of its own, as a user would type it: worker processes import the main module
-again, and a training script is an expensive one to import.
+again, and a training script is an expensive one to import. It is told to stop when the process that waits for it ends.
 """
 
+import ctypes
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 from pretrain.data.store import TokenStore
-from pretrain.errors import DataError, PretrainError, StoppedBySignal, UsageError
+from pretrain.errors import error_of
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def build_demo_store(output: str | Path, *, workers: int | None = None, num_bytes: int | None = None) -> Path:
@@ -26,11 +30,14 @@ def build_demo_store(output: str | Path, *, workers: int | None = None, num_byte
     if num_bytes is not None:
         command += ["--demo-bytes", str(num_bytes)]
     # `-m` looks in the working folder first: this also finds the package in a checkout that is not installed.
-    result = subprocess.run(command, cwd=Path(__file__).resolve().parents[1], check=False)
+    prctl = ctypes.CDLL(None).prctl  # looked up here: between fork and exec it is too late for that
+    result = subprocess.run(
+        command,
+        cwd=Path(__file__).resolve().parents[1],
+        preexec_fn=lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),
+        check=False,
+    )
     if result.returncode != 0:
-        kinds = {kind.exit_code: kind for kind in (UsageError, DataError, StoppedBySignal)}
-        raise kinds.get(result.returncode, PretrainError)(
-            f"The demo store {output} could not be built (see above)."
-        )
+        raise error_of(result.returncode, f"The demo store {output} could not be built (see above).")
     TokenStore.open(output)
     return output

@@ -5,9 +5,7 @@ Also `torchrun --nproc-per-node 2 launch/pretrain.py --backend fsdp ...` and pla
 
 import argparse
 import os
-import signal
 import sys
-import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,17 +13,29 @@ ROOT = Path(__file__).resolve().parents[1]
 # Python puts this script's folder first, where `pretrain` would be this very file.
 sys.path[0] = str(ROOT)
 
+from pretrain.signals import StopRequest  # noqa: E402
+
+STOP = StopRequest()
+if __name__ == "__main__":
+    STOP.listen()  # the libraries below take seconds to import
+
+import torch  # noqa: E402
+
 from data_prep.demo import build_demo_store  # noqa: E402
 from pretrain import comm  # noqa: E402
 from pretrain.build import Request  # noqa: E402
-from pretrain.config import resolve  # noqa: E402
-from pretrain.errors import PretrainError, StoppedBySignal, UsageError  # noqa: E402
+from pretrain.comm import Placement  # noqa: E402
+from pretrain.config import RunConfig, resolve  # noqa: E402
+from pretrain.errors import PretrainError, UsageError  # noqa: E402
 from pretrain.run import train  # noqa: E402
-from pretrain.signals import STOP_SIGNALS, StopRequest  # noqa: E402
+from pretrain.watch import Watch, WatchOptions  # noqa: E402
+from pretrain.watch.activity import ENDING  # noqa: E402
 
 DEFAULT_RECIPE = ROOT / "launch" / "recipes" / "demo.toml"
 DEMO_STORE = Path("runs") / "demo-store"
-FIRST_RANK_SPEAKS_SECONDS = 10.0
+# An exchange fails by itself only long after the watchdog would have ended the process.
+GROUP_MARGIN_SECONDS = 60.0
+UNWATCHED_SECONDS = 86_400.0
 
 
 class Parser(argparse.ArgumentParser):
@@ -61,12 +71,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Runs the training; returns the exit code of the public contract."""
-    stop = StopRequest()
-    stop.listen()
-    rank = 0
+    place, watch = Placement(0, 0, 1, 1), None
     try:
         place = comm.placement()
-        rank = place.rank
         arguments = parser().parse_intermixed_args()
         comm.prepare_environment(place)
         config = resolve(
@@ -76,48 +83,59 @@ def main() -> int:
             overrides=arguments.overrides,
             world_size=place.world_size,
         )
-        device = comm.device(place)
-        output = arguments.output or Path("runs") / (arguments.recipe or DEFAULT_RECIPE).stem
-        store, blend = arguments.data or config.recipe.data.store, config.recipe.data.blend
-        if arguments.data and blend:
-            raise UsageError("--data names one store and data.blend several: leave one of them out.")
-        if store is None and not blend:
-            store = DEMO_STORE
-            if place.is_first:
-                build_demo_store(DEMO_STORE)
-        comm.start(place, device)
-        train(
-            Request(
-                config,
-                arguments.backend,
-                None if store is None else Path(store),
-                output,
-                arguments.resume,
-                place,
-                device,
-            ),
-            stop,
-        )
-        comm.stop()
+        watch = Watch(place, STOP, WatchOptions(**config.recipe.watch.model_dump()))
+        watch.start()
+        run(arguments, config, place, watch)
+        return 0
     except PretrainError as error:
-        say(error, rank)
-        return error.exit_code
-    return 0
+        return (watch or Watch(place, STOP)).say(error)
+    except Exception as error:
+        if watch is None:
+            raise
+        watch.explain(error)
+    finally:
+        if watch is not None:
+            watch.close()
 
 
-def say(error: PretrainError, rank: int) -> None:
-    """Rank 0 speaks for all. Another rank first lets it: a launcher ends every rank when one has ended.
+def run(arguments: argparse.Namespace, config: RunConfig, place: Placement, watch: Watch) -> None:
+    """Joins the other ranks, and trains. The demo store is built then, so that all hear of it if one is stopped."""
+    device = comm.device(place)
+    output = arguments.output or Path("runs") / (arguments.recipe or DEFAULT_RECIPE).stem
+    store, blend = arguments.data or config.recipe.data.store, config.recipe.data.blend
+    if arguments.data and blend:
+        raise UsageError("--data names one store and data.blend several: leave one of them out.")
+    join(config, place, device, watch)
+    if store is None and not blend:
+        store = DEMO_STORE
+        watch.activity.now("building the demo store")
+        comm.on_first_rank(lambda: build_demo_store(DEMO_STORE))
+    request = Request(
+        config,
+        arguments.backend,
+        None if store is None else Path(store),
+        output,
+        arguments.resume,
+        place,
+        device,
+    )
+    train(request, STOP, watch)
+    watch.activity.now(ENDING)
+    comm.meet()
+    watch.close()
+    comm.stop()
 
-    Whoever is still there after a while met the error alone and says so.
-    """
-    if rank == 0:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
-    time.sleep(FIRST_RANK_SPEAKS_SECONDS)
-    if not isinstance(error, StoppedBySignal):
-        print(f"error: rank {rank}: {error}", file=sys.stderr, flush=True)
+
+def join(config: RunConfig, place: Placement, device: torch.device, watch: Watch) -> None:
+    """The process group, with the watchdog's own way to the others."""
+    section = config.recipe.watch
+    limits = section.seconds, section.start_seconds
+    seconds = max(limits) + GROUP_MARGIN_SECONDS if all(limits) else UNWATCHED_SECONDS
+    watch.activity.now("joining the other ranks")
+    store = comm.open_store(place, seconds)
+    watch.join(None if place.world_size == 1 else lambda: comm.watch_store(place))
+    comm.start(place, device, store, seconds)
+    watch.know(comm.all_gather_objects(watch.introduction()))
 
 
 def leave(code: int) -> NoReturn:

@@ -3,6 +3,7 @@
 With `run`, which puts them to work, the only module that knows every room.
 """
 
+import os
 import platform
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -24,6 +25,7 @@ from pretrain.data.options import SamplingOptions
 from pretrain.data.order import Cursor
 from pretrain.data.store import TokenStore
 from pretrain.data.stream import RowStream
+from pretrain.diagnosis import Diagnosis
 from pretrain.errors import UsageError
 from pretrain.evaluate import ENTROPY_TOKENS, Evaluator, HeldoutRows, token_shares
 from pretrain.model import ModelOptions, PretrainingModel, build_model
@@ -38,6 +40,8 @@ from pretrain.optim import (
     ShardedOptimizer,
     SpikeRule,
 )
+from pretrain.secrets import without_secrets
+from pretrain.watch import Activity, Watch
 
 MEASURED_ROWS = 4096  # of which the samples are counted, at most
 
@@ -73,8 +77,8 @@ def engine_options(request: Request) -> EngineOptions:
 
 
 def sampling_options(recipe: Recipe) -> SamplingOptions:
-    """The `data` section without the store."""
-    return SamplingOptions(**recipe.data.model_dump(exclude={"store", "blend"}))
+    """How samples are made: of the `data` section all but which stores, and how they are looked at."""
+    return SamplingOptions(**recipe.data.model_dump(exclude={"store", "blend", "verify"}))
 
 
 def open_corpus(request: Request) -> Corpus:
@@ -85,6 +89,12 @@ def open_corpus(request: Request) -> Corpus:
     kind: Literal["weight", "epochs"] = "weight" if blend[0].weight is not None else "epochs"
     shares = [each.weight or each.epochs or 0.0 for each in blend]
     return Corpus.open([each.store for each in blend], shares, kind)
+
+
+def verify_corpus(corpus: Corpus, activity: Activity) -> None:
+    """Rank 0 reads every store once; collective. Raises DataError, on every rank, where one is damaged."""
+    workers = len(os.sched_getaffinity(0))
+    comm.on_first_rank(lambda: corpus.verify(workers, lambda _: activity.advance()))
 
 
 def row_stream(store: TokenStore, split: str, options: SamplingOptions, seed: int) -> RowStream:
@@ -116,7 +126,7 @@ def build_backend(
 ) -> Backend:
     """The engine with the model and an exact optimizer in it."""
     optimizer = ShardedOptimizer(
-        model.encoder.parameters(),
+        [parameter for parameter in model.encoder.parameters() if parameter.requires_grad],
         optimizer_rule(recipe),
         weight_decay=recipe.optimizer.weight_decay,
         max_grad_norm=recipe.optimizer.gradient_clipping,
@@ -181,7 +191,7 @@ def build_loader(
 
 
 def build_evaluator(
-    request: Request, corpus: Corpus, sampling: SamplingOptions, engine: EngineOptions
+    request: Request, corpus: Corpus, sampling: SamplingOptions, engine: EngineOptions, watch: Watch
 ) -> Evaluator | None:
     """Validation on the held-out splits; None where no store has enough of it. The rows are shared out by the
     weights of the stores, and each of them gives one at least."""
@@ -204,7 +214,14 @@ def build_evaluator(
             )
         )
     return Evaluator(
-        tuple(parts), engine.micro_batch, place.rank, place.world_size, request.device, recipe.seed
+        parts=tuple(parts),
+        micro_batch=engine.micro_batch,
+        rank=place.rank,
+        world_size=place.world_size,
+        device=request.device,
+        seed=recipe.seed,
+        stop=watch.stop,
+        activity=watch.activity,
     )
 
 
@@ -225,6 +242,14 @@ def noise_probe(request: Request) -> NoiseProbe:
     recipe, place = request.config.recipe, request.place
     every = recipe.log.noise_every
     return NoiseProbe(NoiseScale(), every, recipe.seed, place.rank, place.world_size, request.device)
+
+
+def diagnosis(request: Request, folder: Path, initial: RunState) -> Diagnosis:
+    """What looks into a step that is not finite."""
+    recipe, place = request.config.recipe, request.place
+    kept = {"store_fingerprint", "blend", "sampling", "written_by"}
+    about = initial.model_dump(mode="json", include=kept)
+    return Diagnosis(folder, recipe.seed, place.rank, request.device, about)
 
 
 def samples_per_step(corpus: Corpus, recipe: Recipe) -> float:
@@ -258,6 +283,7 @@ def initial_state(
         applied_steps=0,
         seed=request.config.recipe.seed,
         store_fingerprint=corpus.fingerprint,
+        tokenizer_sha256=corpus.first.manifest.tokenizer_sha256,
         blend=saved_stores(corpus) if corpus.is_blend else [],
         sampling=asdict(sampling),
         model_class=type(model.encoder).__name__,
@@ -275,13 +301,14 @@ def initial_state(
             "threads": torch.get_num_threads(),
             "versions": {name: version(name) for name in ("torch", "transformers", "deepspeed", "numpy")},
         },
-        run_config=request.config.as_dict(),
+        run_config=without_secrets(request.config.as_dict(), comm.environment_secrets()),
     )
 
 
 def saved_stores(corpus: Corpus) -> list[SavedStore]:
     """The stores of a run as its checkpoints and its config.json name them."""
+    secrets = comm.environment_secrets()
     return [
-        SavedStore(name=name, fingerprint=store.fingerprint, weight=weight)
+        SavedStore(name=without_secrets(name, secrets), fingerprint=store.fingerprint, weight=weight)
         for name, store, weight in zip(corpus.names, corpus.stores, corpus.weights, strict=True)
     ]

@@ -6,19 +6,31 @@ is a world of one. The process group is gloo on CPU and NCCL on CUDA.
 
 import os
 import shutil
+import socket
+import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from pretrain.errors import UsageError
+from pretrain.errors import PretrainError, UsageError
+from pretrain.extensions import recover_locks
+from pretrain.secrets import secrets_in
 
-GROUP_TIMEOUT = timedelta(minutes=30)
+T = TypeVar("T")
+GROUP_SECONDS = 1800.0
+_WATCH_SECONDS = 3.0  # that one question of the watchdog to the store may take
+# Of a launcher, which a command started from here must not see.
+_OF_A_LAUNCHER = (
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE"),
+    *("MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID"),
+)
 # NVIDIA's data sheets, without sparsity; the first name that is part of the device's counts.
 _BF16_PEAKS = {
     "H200 NVL": 835e12,
@@ -82,6 +94,12 @@ def prepare_environment(place: Placement) -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.local_world_size))
     # DeepSpeed's launcher sets it, and its shared-memory path then spins for ever if a peer dies at start-up.
     os.environ.pop("LOCAL_SIZE", None)
+    if "TORCH_EXTENSIONS_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = cache / "large-batch-bert" / "torch-extensions" / socket.gethostname()
+        os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
+        with suppress(OSError):  # who compiles nothing needs no such folder
+            recover_locks(folder)
 
 
 def device(place: Placement) -> torch.device:
@@ -138,13 +156,36 @@ def peak_flops(on: torch.device) -> float | None:
     return next((peak for part, peak in _BF16_PEAKS.items() if part in name), None)
 
 
-def start(place: Placement, on: torch.device) -> None:
-    """Joins the process group; a world of one needs no address and no port."""
-    backend = "nccl" if on.type == "cuda" else "gloo"
-    if place.world_size == 1:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    else:
-        dist.init_process_group(backend, timeout=GROUP_TIMEOUT)
+def open_store(place: Placement, seconds: float = GROUP_SECONDS) -> dist.Store:
+    """Where the processes meet: kept by torchrun, else by rank 0. A world of one needs no address and no port.
+
+    Raises UsageError where the launcher does not say the address.
+    """
+    return dist.HashStore() if place.world_size == 1 else _tcp_store(place, seconds, may_keep=True)
+
+
+def watch_store(place: Placement) -> dist.Store:
+    """A client of the same store that no collective shares, with a short timeout."""
+    return dist.PrefixStore("watch", _tcp_store(place, _WATCH_SECONDS, may_keep=False))
+
+
+def start(
+    place: Placement, on: torch.device, store: dist.Store | None = None, seconds: float = GROUP_SECONDS
+) -> None:
+    """Joins the process group; an exchange that takes longer than `seconds` fails."""
+    dist.init_process_group(
+        "nccl" if on.type == "cuda" else "gloo",
+        store=dist.PrefixStore("group", store or open_store(place, seconds)),
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=timedelta(seconds=seconds),
+    )
+
+
+def meet() -> None:
+    """Waits until everybody has come this far."""
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def stop() -> None:
@@ -152,6 +193,33 @@ def stop() -> None:
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def _tcp_store(place: Placement, seconds: float, may_keep: bool) -> dist.Store:
+    """Nobody waits in it for the others to join, so that the watchdog can."""
+    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
+    if not address or not port.isdigit():
+        raise UsageError(
+            f"Environment says WORLD_SIZE={place.world_size}, but MASTER_ADDR is {address!r} and MASTER_PORT {port!r}: "
+            "start with torchrun or deepspeed, or set both."
+        )
+    kept_by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
+    store = dist.TCPStore(
+        address,
+        int(port),
+        place.world_size,
+        is_master=may_keep and place.is_first and not kept_by_launcher,
+        timeout=timedelta(seconds=seconds),
+        wait_for_workers=False,
+        multi_tenant=True,
+    )
+    # torchrun may start the ranks again with the store it has.
+    return dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size()
 
 
 def all_gather_objects(value: Any) -> list[Any]:
@@ -171,6 +239,66 @@ def broadcast_object(value: Any) -> Any:
     return box[0]
 
 
+def flight_record() -> bytes | None:
+    """What NCCL has been asked and has not done, as JSON: torch keeps a record by default. None under gloo."""
+    if not dist.is_initialized() or dist.get_backend() != "nccl":
+        return None
+    c10d: Any = torch._C._distributed_c10d
+    record: bytes = c10d._dump_nccl_trace_json(includeCollectives=True, onlyActive=True)
+    return record
+
+
+def on_first_rank(action: Callable[[], T]) -> T:
+    """`action()` of rank 0 alone; every rank returns its result (plain data) or raises the PretrainError it raised."""
+    outcome: tuple[Any, PretrainError | None] = (None, None)
+    if dist.get_rank() == 0:
+        try:
+            outcome = (action(), None)
+        except PretrainError as error:
+            outcome = (None, error)
+        except OSError as error:  # else the others would wait for ever
+            where = f"{error.filename}: " if error.filename else ""
+            outcome = (None, PretrainError(f"{where}{error.strerror or error}."))
+    result, problem = broadcast_object(outcome)
+    if problem is not None:
+        raise problem
+    found: T = result
+    return found
+
+
+def environment_secrets() -> frozenset[str]:
+    """What is in the environment under names of tokens and passwords."""
+    return secrets_in(os.environ)
+
+
 def batch_job() -> str | None:
     """What identifies this batch job across its restarts, if a scheduler says so."""
     return os.environ.get("SLURM_JOB_ID")
+
+
+def command_environment(root: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a command as a user types it: this one without a launcher's variables, and `extra`.
+
+    Packages are imported from `root` first, and this interpreter's own commands (`deepspeed`, `torchrun`) come first
+    on the path, as after activating its environment.
+    """
+    found = {name: value for name, value in os.environ.items() if name not in _OF_A_LAUNCHER}
+    found["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), found.get("PATH", os.defpath)])
+    found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), found.get("PYTHONPATH")]))
+    found["TOKENIZERS_PARALLELISM"] = "false"
+    return found | dict(extra or {})
+
+
+def rank_of(pid: int) -> int | None:
+    """What a launcher told this process of ours when it was started. Raises OSError where it is gone."""
+    for line in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+        name, _, value = line.partition(b"=")
+        if name == b"RANK" and value.isdigit():
+            return int(value)
+    return None
+
+
+def take_environment(environment: Mapping[str, str]) -> None:
+    """Makes it that of this process, which was forked from another's."""
+    os.environ.clear()
+    os.environ.update(environment)

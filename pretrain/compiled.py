@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 from numba import carray, njit, types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
+
+# What numba would register at the first call of a compiled function, while another thread may be looking types up in
+# the same tables for its own first call: "dictionary changed size during iteration".
+cpu_target.typing_context.refresh()
+cpu_target.target_context.refresh()
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

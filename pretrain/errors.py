@@ -35,6 +35,12 @@ class StoppedBySignal(PretrainError):
     exit_code = 75
 
 
+def error_of(exit_code: int, message: str) -> PretrainError:
+    """The error that ends with this code; for one that another process met."""
+    kinds = {kind.exit_code: kind for kind in (UsageError, DataError, StoppedBySignal)}
+    return kinds.get(exit_code, PretrainError)(message)
+
+
 def misfit(problem: Mapping[str, Any]) -> str:
     """What is wrong with a file's content: the key, what was expected, what was found.
 

@@ -4,7 +4,7 @@ Of a blend, each store's held-out rows are scored by themselves; the figures of 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import sqrt
 from typing import Any
 
@@ -16,8 +16,11 @@ from pretrain.backends.base import Backend
 from pretrain.data.batches import Batch
 from pretrain.data.store import StoreSplit
 from pretrain.data.stream import StepRows
+from pretrain.errors import StoppedBySignal
 from pretrain.metrics import EvalRecord
 from pretrain.rng import key
+from pretrain.signals import StopRequest
+from pretrain.watch import Activity
 
 ENTROPY_TOKENS = 10_000_000  # of all held-out text, at most
 WILSON_Z = 1.96
@@ -45,9 +48,14 @@ class Evaluator:
     world_size: int
     device: torch.device
     seed: int
+    stop: StopRequest = field(default_factory=StopRequest)
+    activity: Activity = field(default_factory=Activity)
 
     def run(self, backend: Backend, step: int, *, shuffled: bool) -> EvalRecord:
-        """Scores all rows; collective. With `shuffled` a second time, each sample's context in random order."""
+        """Scores all rows; collective. With `shuffled` a second time, each sample's context in random order.
+
+        Raises StoppedBySignal on every rank if one was asked to stop; the record is lost.
+        """
         shuffle_key = key(self.seed, "shuffled context") if shuffled else None
         scores = [self._part_scores(backend, part.rows, shuffle_key) for part in self.parts]
         weights = [part.rows.num_rows for part in self.parts]
@@ -72,6 +80,10 @@ class Evaluator:
         totals: dict[str, float] = {}
         starts = range(0, rows.num_rows, self.micro_batch)
         for first in range(0, len(starts), self.world_size):
+            self.activity.now(
+                f"validating rows {first * self.micro_batch + 1} and following of {rows.num_rows}"
+            )
+            self._agree_to_go_on()
             turn = first + self.rank
             start = starts[min(turn, len(starts) - 1)]
             batch = rows.batch(start, min(self.micro_batch, rows.num_rows - start))
@@ -83,6 +95,13 @@ class Evaluator:
         table = torch.tensor(list(totals.values()), dtype=torch.float64, device=self.device)
         dist.all_reduce(table)
         return dict(zip(totals, table.tolist(), strict=True))
+
+    def _agree_to_go_on(self) -> None:
+        """Once for each pass, which is far longer: ranks must leave it together, because an engine may gather in it."""
+        asked = torch.tensor(float(self.stop.signal_name is not None), device=self.device)
+        dist.all_reduce(asked)
+        if asked.item() > 0:
+            raise StoppedBySignal("Stopped by a signal during validation; start again to go on.")
 
 
 def _added(scores: Sequence[dict[str, float]]) -> dict[str, float]:

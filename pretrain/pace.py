@@ -65,4 +65,6 @@ def run_length(recipe: Recipe) -> RunLength:
     """The limits of the run."""
     train = recipe.train
     seconds = None if train.hours is None else 3600.0 * train.hours
-    return RunLength(recipe.planned_steps, train.steps, train.tokens, seconds, train.batch_plan)
+    return RunLength(
+        recipe.planned_steps, train.steps, train.tokens, seconds, train.batch_plan, recipe.eval.patience
+    )

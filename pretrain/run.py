@@ -5,47 +5,58 @@
 3. the loop trains; the last validation and the Hugging Face folder follow.
 """
 
-from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pretrain import build, checkpoint, comm
 from pretrain.backends.base import Backend, EngineOptions
 from pretrain.build import Request
-from pretrain.checkpoint import RunState
-from pretrain.comm import Placement
+from pretrain.checkpoint import Retention, RunState, Saver
 from pretrain.data.corpus import Corpus
 from pretrain.data.loader import StepBatches
+from pretrain.ending import Ending
 from pretrain.errors import UsageError
-from pretrain.evaluate import Evaluator
 from pretrain.loop import Loop, LoopOptions
 from pretrain.metrics import MetricsWriter, Terminal
 from pretrain.model.flops import TrainingFlops
 from pretrain.noise import NoiseProbe
-from pretrain.optim import Progress, RunLength
+from pretrain.opening import say_what
+from pretrain.optim import Progress, RunLength, Validations
 from pretrain.pace import build_schedule, run_length
+from pretrain.resume import Resumption
 from pretrain.run_folder import RunFolder
+from pretrain.secrets import without_secrets
 from pretrain.signals import StopRequest
+from pretrain.watch import Watch
+from pretrain.watch.ending import FaultFolder
 
 
-def train(request: Request, stop: StopRequest) -> None:
+def train(request: Request, stop: StopRequest, watch: Watch | None = None) -> None:
     """Runs a training from start or checkpoint to its end; collective.
 
     Raises PretrainError with the exit code of the public contract; StoppedBySignal after saving.
     """
-    place = request.place
+    place, watch = request.place, watch or Watch(request.place, stop)
     folder = RunFolder(request.output)
     terminal = Terminal(place.is_first, request.config.recipe.log.every)
-    _on_first_rank(place, folder.create)
-    _on_first_rank(place, lambda: folder.lock(comm.batch_job()))
+    comm.on_first_rank(folder.create)
+    comm.on_first_rank(lambda: folder.lock(comm.batch_job()))
+    comm.on_first_rank(FaultFolder(folder.path).clear)  # another start's
+    watch.report_into(folder.path)
     try:
-        run = _prepare(request, folder, terminal)
+        if place.is_first:
+            watch.before_end(folder.unlock)
+        watch.activity.now("building model and engine")
+        run = _prepare(request, folder, terminal, watch)
+        watch.activity.now("loading the checkpoint")
         start = run.resume()
         if run.has_ended(start) and start.step == folder.finished_steps():
             terminal.say(f"{folder.path} is finished: {start.step} steps, model in {folder.model}.")
             return
-        run.train(start, stop)
+        run.train(start)
+    except OSError as error:
+        raise folder.refused(error) or error from None
     finally:
         terminal.end()
         if place.is_first:
@@ -65,6 +76,7 @@ class Run:
     flops: TrainingFlops
     initial: RunState
     noise: NoiseProbe
+    watch: Watch
 
     @property
     def length(self) -> RunLength:
@@ -79,118 +91,105 @@ class Run:
 
         Raises UsageError or DataError where the run cannot go on from it.
         """
-        path = self._checkpoint_to_continue()
-        if path is None:
-            self._begin_phase()
-            return self.initial
-        place = self.request.place
-        saved = checkpoint.CheckpointManifest.read(path).state
-        checkpoint.check_same_course(path, saved, self.initial, self.length.steps)
-        checkpoint.load_checkpoint(path, self.backend.optimizer, place.rank, place.world_size)
-        self.backend.refresh_weights()
-        self.backend.loss_scaler.restore(saved.loss_scale)
-        self.noise.scale.restore(saved.noise)
-        changes = checkpoint.recipe_changes(saved.run_config["recipe"], self.initial.run_config["recipe"])
-        if saved.written_by.get("precision") == self.engine.precision == "fp16":
-            before, after = (each.run_config["ds_config"]["fp16"] for each in (saved, self.initial))
-            changes += checkpoint.differences(before, after, "fp16.")
-        how = "bit for bit" if checkpoint.is_same_course(changes) else "with another recipe or loss scale"
-        if not checkpoint.is_bitwise(saved, self.initial):
-            how = "within rounding: the machine, the cut or the versions differ"
-        self.terminal.say(f"Continuing {path} after step {saved.step}, {how}.")
-        for change in changes:
-            self.terminal.say(f"  changed since: {change}")
-        return saved
+        request, folder = self.request, self.folder
+        return Resumption(
+            recipe=request.config.recipe,
+            choice=request.resume,
+            run=folder.path,
+            checkpoints=folder.checkpoints,
+            initial=self.initial,
+            total_steps=self.length.steps,
+            precision=self.engine.precision,
+            backend=self.backend,
+            noise=self.noise.scale,
+            place=request.place,
+            terminal=self.terminal,
+        ).begin()
 
-    def _begin_phase(self) -> None:
-        """Weights, and by choice moments, of the earlier run that the recipe names, if any."""
-        phase, place = self.request.config.recipe.phase, self.request.place
-        if phase.checkpoint is None:
-            return
-        path = Path(phase.checkpoint)
-        if (path / "checkpoints").is_dir():
-            path = checkpoint.find_checkpoint(path / "checkpoints") or path
-        saved = checkpoint.begin_phase(
-            path, self.backend.optimizer, phase.moments, place.rank, place.world_size
-        ).state
-        self.backend.refresh_weights()
-        self.terminal.say(
-            f"Beginning with the weights of {path}, step {saved.step}; moments {phase.moments}."
-        )
-        if saved.store_fingerprint != self.initial.store_fingerprint:
-            self.terminal.say("  it was trained on another store: both must have the same tokenizer")
-
-    def _checkpoint_to_continue(self) -> Path | None:
-        """What `--resume` means for this folder; an older checkpoint of it becomes the latest first."""
-        choice, own = self.request.resume, self.folder.checkpoints
-        if choice == "auto":
-            return checkpoint.find_checkpoint(own)
-        if choice == "never" or Path(choice).resolve().parent != own.resolve():
-            newest = max((path.name for path in own.glob("step-*")), default=None)
-            if newest is not None:
-                raise UsageError(
-                    f"--output {self.folder.path} already holds a run ({newest}): choose another folder, or "
-                    f"leave out --resume {choice} to continue it."
-                )
-            return None if choice == "never" else Path(choice)
-        checkpoint.CheckpointManifest.read(Path(choice))
-        # Otherwise a run that is killed before its first save would come back to the steps it has left.
-        _on_first_rank(self.request.place, lambda: checkpoint.point_latest(own, Path(choice).name))
-        return Path(choice)
-
-    def train(self, start: RunState, stop: StopRequest) -> None:
+    def train(self, start: RunState) -> None:
         """All remaining steps, the last validation and the export."""
         recipe = self.request.config.recipe
         sampling = build.sampling_options(recipe)
         # Both look at the corpus: what it cannot give is said before anything is written.
         loader = build.build_loader(self.request, self.corpus, sampling, self.engine, start)
-        evaluator = build.build_evaluator(self.request, self.corpus, sampling, self.engine)
+        evaluator = build.build_evaluator(self.request, self.corpus, sampling, self.engine, self.watch)
         schedule, resolved_schedule = build_schedule(
             recipe, lambda: build.samples_per_step(self.corpus, recipe)
         )
+        retention = self._retention(evaluator is not None)
+        saver = Saver(
+            self.folder.checkpoints,
+            self.backend.optimizer,
+            retention,
+            self.request.place.rank,
+            self.watch.activity,
+        )
         writer = self._open_writer(start.step, resolved_schedule)
-        self._say_what()
+        comm.on_first_rank(self.folder.unmark_finished)
+        say_what(self.terminal, self.request, self.engine, self.backend, self.corpus)
         loop = Loop(
             options=self._loop_options(),
             loader=loader,
             backend=self.backend,
             schedule=schedule,
             evaluator=evaluator,
-            save=lambda done, cursor: self.save(done, cursor.as_list()),
+            saver=saver,
+            state_at=lambda done, cursor: self._state_at(done, cursor.as_list()),
             step_flops=self._step_flops,
             writer=writer,
             terminal=self.terminal,
-            stop=stop,
+            stop=self.watch.stop,
             noise=self.noise,
+            activity=self.watch.activity,
+            diagnosis=build.diagnosis(self.request, self.folder.path, self.initial),
         )
-        try:
+        ending = Ending(
+            self.folder,
+            self.backend,
+            evaluator,
+            writer,
+            self.terminal,
+            self.corpus.first.tokenizer_path,
+            self.watch.activity,
+        )
+        self.watch.begin_training(start.step + 1, lambda: checkpoint.find_checkpoint(self.folder.checkpoints))
+        with writer or nullcontext():
             with loader:
-                done = loop.run(_progress_of(start))
-            if self.has_ended(start):
-                # The checkpoint may be another folder's; the export reads this one's.
-                self.save(done, start.cursor)
-            self._finish(evaluator, writer, done)
-        finally:
-            if writer is not None:
-                writer.close()
+                done = self._taken_through(loop, start)
+            ending.reach(done, self.length)
 
-    def save(self, done: Progress, cursor: list[int]) -> Path:
-        """A checkpoint of what is done; `cursor` is the first row of the next step. Collective."""
-        recipe, optimizer = self.request.config.recipe, self.backend.optimizer
+    def _taken_through(self, loop: Loop, start: RunState) -> Progress:
+        """What is done when the loop has ended; its last step is committed."""
+        at_start = _progress_of(start)
+        begun = loop.made_up_for_validation(at_start)
+        if begun != at_start or self.length.reached(begun) is not None:
+            # The checkpoint may be another folder's too; the export reads this one's.
+            loop.saver.begin(self._state_at(begun, start.cursor))
+            loop.saver.finish()
+        return loop.run(begun)
+
+    def _retention(self, validates: bool) -> Retention:
+        """Which checkpoints stay. Raises UsageError where that goes by validation and there is none."""
+        recipe = self.request.config.recipe
+        if recipe.looks_for_best and not validates:
+            raise UsageError(
+                "eval.patience and checkpoint.best go by validation, but the store's held-out split has too few "
+                "documents: leave them out."
+            )
+        return Retention(recipe.checkpoint.keep, recipe.checkpoint.keep_every, recipe.looks_for_best)
+
+    def _state_at(self, done: Progress, cursor: list[int]) -> RunState:
+        """What a checkpoint says beside the weights; `cursor` is the first row of the next step."""
+        optimizer = self.backend.optimizer
         scale = self.backend.loss_scaler.state if self.engine.precision == "fp16" else None
         update: dict[str, Any] = {"step": done.steps, "tokens": done.tokens, "seconds": done.seconds}
         update |= {"cursor": cursor, "applied_steps": optimizer.applied_steps, "loss_scale": scale}
         update |= {"recent_norms": optimizer.recent_norms, "spikes_in_row": optimizer.spikes_in_row}
         update |= {"skipped_tokens": done.skipped_tokens, "earlier_steps": optimizer.earlier_steps}
         update |= {"noise": self.noise.scale.state}
-        state = self.initial.model_copy(update=update)
-        return checkpoint.save_checkpoint(
-            self.folder.checkpoints,
-            self.backend.optimizer,
-            state,
-            recipe.checkpoint.keep,
-            self.request.place.rank,
-        )
+        if self.request.config.recipe.looks_for_best:
+            update["validations"] = done.validations
+        return self.initial.model_copy(update=update)
 
     def _open_writer(self, finished_steps: int, schedule: dict[str, Any]) -> MetricsWriter | None:
         """On rank 0, config.json and the files of metrics."""
@@ -200,7 +199,8 @@ class Run:
         stores = [store.model_dump() for store in build.saved_stores(self.corpus)]
         data: dict[str, Any] = {"blend": stores} if self.corpus.is_blend else {"store": stores[0]["name"]}
         data["store_fingerprint"] = self.corpus.fingerprint
-        self.folder.write_config(config | {"schedule": schedule, "run": self.initial.written_by} | data)
+        content = config | {"schedule": schedule, "run": self.initial.written_by} | data
+        self.folder.write_config(without_secrets(content, comm.environment_secrets()))
         return MetricsWriter(
             self.folder.metrics,
             self.folder.evaluations,
@@ -222,6 +222,8 @@ class Run:
             list_graph_breaks=recipe.log.graph_breaks,
             global_batch=recipe.train.global_batch,
             lr_scaling=recipe.optimizer.lr_scaling,
+            looks_for_best=recipe.looks_for_best,
+            min_improvement=recipe.eval.min_improvement,
             seed=recipe.seed,
             rank=place.rank,
             device=self.request.device,
@@ -233,76 +235,24 @@ class Run:
         mean_length = batches.num_tokens / batches.num_samples
         return self.flops.step(batches.num_tokens, batches.num_masked, mean_length, batches.num_pairs)
 
-    def _say_what(self) -> None:
-        """One line about what begins, and one about keys that this backend has no use for."""
-        request, engine = self.request, self.engine
-        parameters = sum(info.numel for info in self.backend.layout.parameters)
-        self.terminal.say(
-            f"{request.backend} stage {engine.config.stage}, {engine.precision}, {engine.world_size} rank(s) on "
-            f"{request.device.type}; {parameters:,} parameters; global batch of {engine.micro_batch} x "
-            f"{engine.world_size} ranks x {engine.accumulation} rows; output {request.output}"
-        )
-        for steps, rows in request.config.recipe.train.batch_stages:
-            self.terminal.say(f"  before that: {steps} steps of {rows} rows")
-        if self.corpus.is_blend:
-            self._say_blend()
-        if request.backend == "fsdp" and request.config.unused_hints():
-            self.terminal.say(f"  no counterpart in FSDP: {', '.join(request.config.unused_hints())}")
-
-    def _say_blend(self) -> None:
-        """The shares of the stores, and which of them validation leaves out."""
-        shares = zip(self.corpus.names, self.corpus.weights, strict=True)
-        parts = [f"{weight / sum(self.corpus.weights):.2%} from {name}" for name, weight in shares]
-        self.terminal.say(f"  rows: {', '.join(parts)}")
-        scored, _, _ = build.heldout_stores(self.corpus, self.request.config.recipe.data.objective)
-        for name in self.corpus.names:
-            if scored and name not in scored:
-                self.terminal.say(f"  warning: {name} has too little held-out text: validation leaves it out")
-
-    def _finish(self, evaluator: Evaluator | None, writer: MetricsWriter | None, done: Progress) -> None:
-        """The last validation, with the context shuffled too, and the model folder."""
-        self.terminal.end()
-        if evaluator is None:
-            self.terminal.say("No validation: the store's held-out split has too few documents.")
-        else:
-            record = evaluator.run(self.backend, done.steps, shuffled=True)
-            self.terminal.summary(record)
-            if writer is not None:
-                writer.evaluation(record)
-        newest = checkpoint.find_checkpoint(self.folder.checkpoints)
-        if writer is not None and newest is not None:
-            checkpoint.export_model(newest, self.corpus.first.tokenizer_path, self.folder.model)
-            self.folder.mark_finished(done.steps)
-            limit = self.length.reached(done)
-            self.terminal.say(
-                f"Done: {done.steps} steps, by {limit}. Hugging Face model: {self.folder.model}"
-            )
-
 
 def _progress_of(state: RunState) -> Progress:
-    return Progress(state.step, state.tokens, state.seconds, state.skipped_tokens)
+    validations = state.validations or Validations()
+    return Progress(state.step, state.tokens, state.seconds, state.skipped_tokens, validations)
 
 
-def _prepare(request: Request, folder: RunFolder, terminal: Terminal) -> Run:
+def _prepare(request: Request, folder: RunFolder, terminal: Terminal, watch: Watch) -> Run:
     """Store, model and engine."""
     recipe = request.config.recipe
     engine = build.engine_options(request)
     corpus = build.open_corpus(request)
+    if recipe.data.verify:
+        watch.activity.now("verifying the token store")
+        build.verify_corpus(corpus, watch.activity)
+        watch.activity.now("building model and engine")
     model = build.build_encoder(recipe, corpus.first)
     flops = model.flops
     initial = build.initial_state(request, engine, corpus, build.sampling_options(recipe), model)
     backend = build.build_backend(request.backend, model, recipe, engine)
-    return Run(request, folder, terminal, corpus, engine, backend, flops, initial, build.noise_probe(request))
-
-
-def _on_first_rank(place: Placement, action: Callable[[], Any]) -> None:
-    """Rank 0 acts; a user's mistake found there is raised on every rank."""
-    problem: str | None = None
-    if place.is_first:
-        try:
-            action()
-        except UsageError as error:
-            problem = str(error)
-    problem = comm.broadcast_object(problem)
-    if problem is not None:
-        raise UsageError(problem)
+    noise = build.noise_probe(request)
+    return Run(request, folder, terminal, corpus, engine, backend, flops, initial, noise, watch)

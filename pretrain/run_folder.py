@@ -4,16 +4,24 @@ config.json      all that was resolved        checkpoints/step-00000100/, checkp
 metrics.jsonl    one object per step          model/        the Hugging Face folder, at the end
 eval.jsonl       one object per validation    tensorboard/  the same curves
 samples.jsonl    with log.samples: the names of each step's samples
+not-finite-step-00000100.json    what was found out about a step that ended the run by a loss or gradient not finite
 """
 
+import errno
 import json
 import os
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pretrain.errors import UsageError
+from pretrain.disk import refusal
+from pretrain.errors import PretrainError, UsageError
+from pretrain.lock import FolderLock
+
+# What a file system says that is full, not to be written to, or broken.
+_REFUSALS = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
+)
 
 
 class RunFolder:
@@ -29,7 +37,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
         self._finished = path / "finished"
-        self._lock = path / "run.lock"
+        self._lock = FolderLock(path / "run.lock")
 
     def create(self) -> None:
         """Makes the folder. Raises UsageError where that cannot be or nothing can be written."""
@@ -43,37 +51,33 @@ class RunFolder:
                 f"--output {self.path} cannot be written: {error.strerror or error}; choose another folder."
             ) from None
 
-    def lock(self, job: str | None) -> None:
-        """Takes the folder for this process.
+    def refused(self, error: OSError) -> PretrainError | None:
+        """The sentence for a write that the disk has refused, or for a folder that has gone; None for other errors."""
+        is_ours = Path(str(error.filename)).is_relative_to(self.path)
+        if error.errno not in _REFUSALS and not (error.errno == errno.ENOENT and is_ours):
+            return None
+        return PretrainError(
+            f"{refusal(error, self.path)}. Saved checkpoints are whole: free space or choose another --output, and "
+            "start again."
+        )
 
-        A lock is stale, and replaced, if its process on this host is gone, or if this very batch job (`job`)
-        left it on another host, where it ran before it was started again. Raises UsageError if another run holds it.
-        """
-        mine = {"host": socket.gethostname(), "pid": os.getpid(), "job": job}
-        for _ in range(2):
-            try:
-                with open(self._lock, "x", encoding="utf-8") as file:
-                    json.dump(mine, file)
-                return
-            except FileExistsError:
-                holder = _read_lock(self._lock)
-                if not _is_stale(holder, mine):
-                    raise UsageError(
-                        f"--output {self.path} is in use by process {holder.get('pid')} on {holder.get('host')}: wait "
-                        f"for it, choose another folder, or delete {self._lock} if that run is gone."
-                    ) from None
-                self._lock.unlink(missing_ok=True)
-        raise UsageError(f"--output {self.path} was taken by another run this moment; choose another folder.")
+    def lock(self, job: str | None) -> None:
+        """Takes the folder for this process (`lock`). Raises UsageError if another run holds it."""
+        self._lock.take(job)
 
     def unlock(self) -> None:
         """Gives the folder back."""
-        self._lock.unlink(missing_ok=True)
+        self._lock.give_back()
 
     def mark_finished(self, steps: int) -> None:
         """Says that model/ is whole and of this many steps."""
         partial = self._finished.with_suffix(".partial")
         partial.write_text(f"{steps}\n", encoding="utf-8")
         partial.replace(self._finished)
+
+    def unmark_finished(self) -> None:
+        """Before a step is trained: what model/ holds may be of another course from then on."""
+        self._finished.unlink(missing_ok=True)
 
     def finished_steps(self) -> int | None:
         """The steps that model/ was trained for; None where it is not there."""
@@ -87,26 +91,3 @@ class RunFolder:
         partial = self.config.with_suffix(".partial")
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         partial.replace(self.config)
-
-
-def _read_lock(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _is_stale(holder: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
-    if holder.get("host") != mine["host"]:
-        return mine["job"] is not None and holder.get("job") == mine["job"]
-    pid = holder.get("pid")
-    if not isinstance(pid, int) or pid == mine["pid"]:
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False

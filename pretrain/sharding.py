@@ -21,7 +21,7 @@ _NORM_RUN = 1024
 
 @dataclass(frozen=True)
 class ParameterInfo:
-    """A trained parameter as the model names it, whole."""
+    """A parameter as the model names it, whole."""
 
     name: str
     shape: tuple[int, ...]
@@ -133,7 +133,8 @@ class ShardLayout:
     `group` spans the ranks that together hold every parameter once; None says that this rank holds them
     all. Replicas of that set are counted by `replica`: norms are never summed over replicas, and replica 0
     writes the checkpoint. `group_device` is where the group exchanges: shards may be offloaded to the CPU while
-    NCCL reaches GPUs alone. None: where the shards lie.
+    NCCL reaches GPUs alone. None: where the shards lie. `frozen` is the layout of the parameters that are not trained,
+    cut over the same group and with the same replicas; they have no part in norms and steps, only in checkpoints.
     """
 
     parameters: tuple[ParameterInfo, ...]
@@ -141,6 +142,7 @@ class ShardLayout:
     group: dist.ProcessGroup | None = None
     replica: int = 0
     group_device: torch.device | None = None
+    frozen: "ShardLayout | None" = None
 
     @property
     def device(self) -> torch.device:
@@ -179,6 +181,12 @@ class ShardLayout:
     def global_norm(self, values: Sliced) -> torch.Tensor:
         """The L2 norm over all parameters (0-d float64), equal on every rank of the group."""
         return self.sum_over_group(self.partial_squared_norms(values).sum()).sqrt()
+
+    def with_frozen(self) -> "Iterator[ShardLayout]":
+        """This layout, and that of what is not trained, if there is any: together all master weights."""
+        yield self
+        if self.frozen is not None:
+            yield self.frozen
 
     def all_slices(self) -> Iterator[tuple[int, Slice]]:
         """(index of the shard, slice) for every slice this rank holds."""

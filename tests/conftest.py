@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pretrain import comm
-from tests.worlds import environment
+from pretrain.faults.bench import Bench
+from tests.worlds import ROOT, environment
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,3 +59,9 @@ def one_rank() -> Iterator[None]:
     comm.start(comm.Placement(0, 0, 1, 1), torch.device("cpu"))
     yield
     comm.stop()
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory, in_full: bool) -> Bench:
+    """What faults are tried on; all tests share it."""
+    return Bench(tmp_path_factory.mktemp("faults"), ROOT / "launch" / "pretrain.py", in_full)

@@ -14,10 +14,10 @@ from pretrain.data.batches import Batch
 from pretrain.data.options import SamplingOptions
 from pretrain.data.store import TokenStore
 from pretrain.evaluate import Evaluator, HeldoutRows, batch_sums, entropy, token_shares, wilson_low
+from pretrain.faults.tiny import write_tiny_store
 from pretrain.metrics import EvalRecord
 from pretrain.model import ModelOptions, build_model
 from tests.data.fakes import FakeSplit
-from tests.tiny_store import write_tiny_store
 from tests.worlds import run_ranks
 
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from pretrain.backends.base import LossWeights, StepResult
+from pretrain.checkpoint import SaveReport
 from pretrain.data.order import Cursor
 from pretrain.errors import PretrainError, StoppedBySignal
 from pretrain.loop import Loop, LoopOptions
-from pretrain.metrics import StepRecord, Terminal
+from pretrain.metrics import EvalRecord, StepRecord, Terminal
 from pretrain.noise import NoiseProbe
-from pretrain.optim import NoiseScale, Progress, RunLength, Schedule, Skip
+from pretrain.optim import NoiseScale, Progress, RunLength, Schedule, Skip, Validations
 from pretrain.signals import StopRequest
 
 pytestmark = pytest.mark.usefixtures("one_rank")
@@ -71,10 +72,12 @@ class Scripted:
     said: list[str] = field(default_factory=list)
     figures: list[Any] = field(default_factory=list)
     signal_at: int | None = None
+    loss: float = 2.0
     calls: list[Any] = field(default_factory=list)
     draws: list[float] = field(default_factory=list)
     records: list[StepRecord] = field(default_factory=list)
     logged: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
+    validations: list[float] = field(default_factory=list)  # their losses
     steps: int = 0
     applied_steps: int = 0
 
@@ -85,7 +88,7 @@ class Scripted:
     def train_micro_batch(self, batch: Any, weights: LossWeights, *, last: bool) -> torch.Tensor:
         self.calls.append((batch.name, weights, last))
         self.draws.append(float(torch.rand(())))
-        return torch.tensor([2.0, 1.0])
+        return torch.tensor([self.loss, 1.0])
 
     def step(self, lr: Any) -> Any:
         if isinstance(lr, StepRecord):
@@ -116,14 +119,18 @@ class Scripted:
     def parameters(self, step: int, figures: Any) -> None:
         self.figures.append((step, figures))
 
-    def run(self, backend: Any, step: int, *, shuffled: bool) -> Any:
+    def run(self, backend: Any, step: int, *, shuffled: bool) -> EvalRecord:
         self.calls.append(("evaluate", step, shuffled))
-        return None
+        loss = self.validations.pop(0) if self.validations else 1.0
+        return EvalRecord(step, loss, loss, None, 3.0, 0.5, None, None, 4, 10, 0)
 
     def samples(self, step: int, names: tuple[str, ...]) -> None:
         self.logged.append((step, names))
 
     def evaluation(self, record: Any) -> None: ...
+
+    def has_evaluation(self, step: int) -> bool:
+        return True
 
 
 class Silent(Terminal):
@@ -137,7 +144,35 @@ class Silent(Terminal):
     def evaluation(self, record: Any) -> None: ...
 
 
-def loop_of(scripted: Scripted, saved: Saved, first: int = 1, **changes: Any) -> Loop:
+@dataclass
+class Saver:
+    """Stands for the saver: `saved` are the checkpoints that were begun; `calls` with `finish` among them."""
+
+    saved: Saved
+    calls: list[Any] = field(default_factory=list)
+    reports: list[SaveReport] = field(default_factory=list)
+    heard: list[tuple[float, float]] = field(default_factory=list)
+    states: list[Progress] = field(default_factory=list)
+
+    def begin(self, state: Any) -> None:
+        done, cursor = state
+        self.saved.append((done.steps, cursor))
+        self.states.append(done)
+        self.calls.append(("begin", done.steps))
+
+    def report(self) -> SaveReport:
+        return self.reports.pop(0) if self.reports else SaveReport(0.0, 0.0)
+
+    def hear(self, finished: float, failed: float) -> None:
+        self.heard.append((finished, failed))
+
+    def finish(self) -> None:
+        self.calls.append("finish")
+
+
+def loop_of(
+    scripted: Scripted, saved: Saved, first: int = 1, saver: Saver | None = None, **changes: Any
+) -> Loop:
     def batches() -> Iterator[Step]:
         yield from map(Step, range(first, 100))
 
@@ -153,13 +188,16 @@ def loop_of(scripted: Scripted, saved: Saved, first: int = 1, **changes: Any) ->
     }
     loader: Any = batches()
     engine: Any = scripted
+    stands_for_saver: Any = saver or Saver(saved)
+    state_at: Any = lambda done, cursor: (done, cursor.as_list())  # noqa: E731
     return Loop(
         LoopOptions(**(settings | changes)),
         loader,
         engine,
         Schedule("linear", 1.0, 6, 2),
         engine,
-        lambda done, cursor: saved.append((done.steps, cursor.as_list())),
+        stands_for_saver,
+        state_at,
         lambda step: 100.0,
         engine,
         Silent(scripted.said),
@@ -262,13 +300,124 @@ def test_the_clock_ends_it_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [record.lr for record in scripted.records] == rates
 
 
+def test_ends_when_the_save_is_committed_and_learns_of_it_once_a_step() -> None:
+    saved = Saved()
+    saver = Saver(saved, reports=[SaveReport(0.0, 0.0), SaveReport(1.0, 0.0), SaveReport(0.0, 1.0)])
+    loop_of(Scripted(), saved, saver=saver, checkpoint_every=4).run(Progress())
+    assert saver.heard == [(0, 0), (1, 0), (0, 1), (0, 0), (0, 0), (0, 0)]
+    # Step 4 is written while training goes on; nothing is left to write when the run ends.
+    assert saver.calls == [("begin", 4), ("begin", 6), "finish"]
+
+
+@pytest.mark.parametrize("bad", [{"not_finite_at": 3}, {"spikes_at": (3, 4)}])
+def test_what_was_good_is_committed_before_an_error_ends_the_run(bad: dict[str, Any]) -> None:
+    saved = Saved()
+    saver = Saver(saved)
+    with pytest.raises(PretrainError):
+        loop_of(Scripted(**bad), saved, saver=saver, checkpoint_every=2, max_skipped_steps=2).run(Progress())
+    assert saver.calls == [("begin", 2), "finish"]
+
+
+LOSSES = [3.0, 2.0, 2.1, 1.9, 1.95, 1.95, 1.95, 1.0]  # of the validations after step 1, 2, ...
+
+
+def test_the_best_is_saved_where_it_is_found() -> None:
+    scripted, saved = Scripted(validations=LOSSES[:]), Saved()
+    loop_of(scripted, saved, length=RunLength(8, 8), eval_every=1, looks_for_best=True).run(Progress())
+    # After the last step the run ends, and its end validates.
+    assert [step for step, _ in saved] == [1, 2, 4, 8]
+
+
+def test_the_last_step_is_validated_before_it_is_saved_where_the_best_is_looked_for() -> None:
+    scripted, saved = Scripted(validations=[2.0, 1.0]), Saved()
+    done = loop_of(scripted, saved, eval_every=4, looks_for_best=True).run(Progress())
+    assert [step for step, _ in saved] == [4, 6]
+    assert (done.validations.best_step, done.validations.last_step) == (6, 6)
+    scripted = Scripted()
+    loop_of(scripted, Saved(), eval_every=4).run(Progress())
+    assert [call for call in scripted.calls if call[0] == "evaluate"] == [("evaluate", 4, False)]
+
+
+@pytest.mark.parametrize(
+    ("step", "counted", "made_up"),
+    [(4, 4, False), (4, 2, True), (4, None, True), (3, 2, False), (6, 4, True)],
+)
+def test_a_validation_is_made_up_for_unless_the_checkpoint_counts_it(
+    step: int, counted: int | None, made_up: bool
+) -> None:
+    """Whatever eval.jsonl has, which is written before a checkpoint that counts it, or is not."""
+    known = Validations(2, 1.5, 1.5, 0, counted)
+    start, scripted = Progress(steps=step, validations=known), Scripted()
+    begun = loop_of(scripted, Saved(), eval_every=2, looks_for_best=True).made_up_for_validation(start)
+    assert scripted.calls == ([("evaluate", step, False)] if made_up else [])
+    assert begun.validations == (known.after(step, 1.0, 0.0) if made_up else known)
+    scripted = Scripted()
+    loop_of(scripted, Saved(), eval_every=2).made_up_for_validation(start)
+    assert scripted.calls == []
+
+
+def test_without_patience_for_more_the_run_ends_saved() -> None:
+    scripted, saved = Scripted(validations=LOSSES[:]), Saved()
+    saver = Saver(saved)
+    length = RunLength(8, 8, patience=3)
+    options: dict[str, Any] = {
+        "length": length,
+        "eval_every": 1,
+        "looks_for_best": True,
+        "checkpoint_every": 5,
+    }
+    done = loop_of(scripted, saved, saver=saver, **options).run(Progress())
+    assert done.steps == 7 and length.reached(done) == "eval.patience"
+    assert [step for step, _ in saved] == [1, 2, 4, 5, 7]
+    assert saver.calls[-2:] == [("begin", 7), "finish"]
+    # Taken up at a save in between, it decides as it did, to the same step and state.
+    middle = saver.states[3]
+    again, more = Scripted(validations=LOSSES[5:], applied_steps=5), Saved()
+    assert loop_of(again, more, first=6, **options).run(middle).validations == done.validations
+    assert [step for step, _ in more] == [7]
+    assert loop_of(Scripted(), Saved(), first=8, **options).run(done) == done
+
+
+def test_an_improvement_must_be_large_enough_and_is_measured_from_the_last_one() -> None:
+    scripted, saved = Scripted(validations=[2.0, 1.95, 1.91, 1.89, 1.88, 1.87, 1.86]), Saved()
+    length = RunLength(9, 9, patience=3)
+    done = loop_of(
+        scripted, saved, length=length, eval_every=1, looks_for_best=True, min_improvement=0.1
+    ).run(Progress())
+    assert (done.steps, length.reached(done)) == (7, "eval.patience")
+    assert (done.validations.best_step, done.validations.best_loss) == (7, 1.86)
+
+
 def test_gradient_that_is_not_finite_ends_the_run_unsaved() -> None:
     scripted, saved = Scripted(not_finite_at=3), Saved()
-    with pytest.raises(PretrainError, match=r"gradient norm of step 3 is nan .*cursor \[0, 0, 2\]"):
+    with pytest.raises(PretrainError, match=r"Step 3 is not finite .* norm nan.*cursor \[0, 0, 2\]"):
         loop_of(scripted, saved, checkpoint_every=3).run(Progress())
     assert saved == []
     assert scripted.records[-1].skipped
     assert scripted.records[-1].skipped_because == "not finite"
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_unsaved_and_without_diagnosing_a_good_step() -> None:
+    scripted, saved = Scripted(), Saved()
+    looked_at: list[Any] = []
+
+    class Looking:
+        def of(self, backend: Any, batches: Step, step: int, figures: Any, sums: torch.Tensor) -> str:
+            looked_at.append((batches.number, step, figures, sums.tolist()))
+            return "found out"
+
+    diagnosis: Any = Looking()
+    loop = loop_of(scripted, saved, checkpoint_every=1, length=RunLength(3, 3))
+    Loop(**{**vars(loop), "diagnosis": diagnosis}).run(Progress())
+    assert looked_at == [] and len(saved) == 3
+    broken, saved = Scripted(loss=float("inf")), Saved()
+    loop = loop_of(broken, saved, checkpoint_every=1)
+    with pytest.raises(
+        PretrainError, match=r"loss inf, .* norm 0\.5\) and went into the weights: found out\."
+    ):
+        Loop(**{**vars(loop), "diagnosis": diagnosis}).run(Progress())
+    assert saved == []
+    assert looked_at == [(1, 1, {"loss": float("inf"), "grad_norm": 0.5}, [float("inf"), 2.0])]
 
 
 def test_a_spike_is_passed_over_and_named_with_its_cursor() -> None:

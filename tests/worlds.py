@@ -25,34 +25,17 @@ import psutil
 import torch
 import torch.distributed as dist
 
+from pretrain import comm
+
 ROOT = Path(__file__).resolve().parents[1]
-# What a test's own launcher, or this machine's, may have set and a fresh world must not see.
-_LAUNCHER_VARIABLES = (
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "LOCAL_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "SLURM_JOB_ID",
-)
 _KILL_GRACE_SECONDS = 5.0
 # What nearly every rank needs. Where one cannot be imported, the ranks do it, and say so.
 _IMPORTED_ONCE = ("pretrain.run", "pretrain.backends.deepspeed", "pretrain.backends.fsdp", "tests.worlds")
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without a launcher's variables, with this checkout and `extra`.
-
-    The environment's own commands (`deepspeed`, `torchrun`) come first on the path, as after activating it.
-    """
-    inherited = {name: value for name, value in os.environ.items() if name not in _LAUNCHER_VARIABLES}
-    commands = str(Path(sys.executable).parent)
-    inherited["PATH"] = os.pathsep.join([commands, inherited.get("PATH", os.defpath)])
-    inherited["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), inherited.get("PYTHONPATH")]))
-    inherited["TOKENIZERS_PARALLELISM"] = "false"
-    return inherited | dict(extra or {})
+    """`comm.command_environment` with this checkout."""
+    return comm.command_environment(ROOT, extra)
 
 
 def run_command(

@@ -2,10 +2,12 @@
 # Starts this node's ranks, as srun's one task on it: node.sh ARGUMENTS-OF-PRETRAIN...
 #
 # In place of torchrun, which ends with 1 whatever its workers end with: here 75 (saved, start again) gets through.
-# Needs MASTER_ADDR and MASTER_PORT; exits as the first rank that failed, else with 0.
+# Needs MASTER_ADDR and MASTER_PORT; exits as the first rank that failed, else with 0. What a rank says by its exit code
+# (75: start again) goes before the end of one that was killed and said nothing.
 set -euo pipefail
 
 readonly GRACE_SECONDS=60
+readonly KILLED=128  # and more: by a signal
 ranks_per_node=${RANKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
 python=${PYTHON:-.venv/bin/python}
 export WORLD_SIZE=$((SLURM_NNODES * ranks_per_node)) LOCAL_WORLD_SIZE=$ranks_per_node
@@ -38,9 +40,9 @@ while ((${#running[@]} > 0)); do
     fi
     status=0
     wait "$pid" || status=$?
-    if ((code == 0 && status != 0)); then
+    ((status == 0 || code != 0)) || deadline=$((SECONDS + GRACE_SECONDS))
+    if ((status != 0 && (code == 0 || (code >= KILLED && status < KILLED)))); then
       code=$status
-      deadline=$((SECONDS + GRACE_SECONDS))
     fi
   done
   running=(${still[@]+"${still[@]}"})

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, Protocol, Self
 import torch
 
 from pretrain.config import EngineConfig
-from pretrain.model.encoder import ModelInput
+from pretrain.model.encoder import ModelInput, PretrainingModel
 from pretrain.optim import LossScaleOptions, LossScaler, ShardedOptimizer, Skip
 from pretrain.sharding import ShardLayout
 
@@ -49,6 +49,9 @@ class StepResult(NamedTuple):
 
 class Backend(Protocol):
     """An engine with its model and optimizer. Every method is collective: all ranks call it alike."""
+
+    @property
+    def model(self) -> PretrainingModel: ...
 
     @property
     def layout(self) -> ShardLayout: ...

@@ -5,6 +5,7 @@ so that scale, skipped steps and checkpoints are the same under both engines.
 """
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import deepspeed
@@ -14,6 +15,7 @@ from deepspeed.utils import logger as deepspeed_logger
 from deepspeed.utils import set_z3_leaf_modules
 
 from pretrain.backends.base import EngineOptions, LossWeights, StepResult, finished_step, make_loss_scaler
+from pretrain.backends.frozen import FrozenParameters, split_frozen
 from pretrain.backends.zero_layout import zero_layout
 from pretrain.config.engine import NO_EFFECT
 from pretrain.model.encoder import ModelInput, PretrainingModel
@@ -40,8 +42,10 @@ class DeepSpeedBackend:
         self._loss_factor = 1 if options.precision == "fp16" else options.world_size
         self._stage = options.config.stage
         self._offloads_optimizer = options.config.zero_optimization.offloads_optimizer
-        named = list(model.encoder.named_parameters())
+        self._model = model
+        named, frozen = split_frozen(model)
         weights = [parameter.detach() for _, parameter in named]
+        frozen_weights = [parameter.detach() for _, parameter in frozen]
         if options.compile and self._stage == 3:
             # Stage 3 gathers by hooks on every module; compiled code has room for them around a whole layer only.
             set_z3_leaf_modules(model, list({type(block) for block in model.blocks()}))
@@ -53,10 +57,20 @@ class DeepSpeedBackend:
         # Stage 0 under fp16 autocast comes with a scaler of torch's.
         self._engine.torch_autocast_z0_gradscaler = None
         self._optimizer = optimizer
-        self._layout = zero_layout(self._engine, named, self._stage, options.device)
+        self._frozen = (
+            FrozenParameters(frozen, frozen_weights, self._stage, options.device) if frozen else None
+        )
+        self._layout = replace(
+            zero_layout(self._engine, named, self._stage, options.device),
+            frozen=None if self._frozen is None else self._frozen.layout,
+        )
         optimizer.bind(self._layout)
         if options.precision != "fp32" and self._stage > 0:
             self._set_masters(weights)
+
+    @property
+    def model(self) -> PretrainingModel:
+        return self._model
 
     @property
     def layout(self) -> ShardLayout:
@@ -96,12 +110,16 @@ class DeepSpeedBackend:
     def refresh_weights(self) -> None:
         if self._stage in (1, 2):
             self._engine.optimizer.update_lp_params()
+            if self._frozen is not None:
+                self._frozen.gather()
         elif self._stage == 3:
             zero = self._engine.optimizer
             # What is gathered already would stay as it was.
             zero._partition_all_parameters()
             for sub_group in range(len(zero.fp16_groups)):
                 zero._reassign_or_swap_out_partitioned_parameters(sub_group)
+            if self._frozen is not None:
+                self._frozen.fill_partitions()
             if zero.persistent_parameters:
                 zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
             zero.invalidate_secondary_tensor()

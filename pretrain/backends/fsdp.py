@@ -11,6 +11,7 @@ many ranks after the forward pass, so that the backward pass gathers from near b
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -25,6 +26,7 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 
 from pretrain.backends.base import EngineOptions, LossWeights, StepResult, finished_step, make_loss_scaler
+from pretrain.backends.frozen import split_frozen
 from pretrain.config import EngineConfig
 from pretrain.model.encoder import ModelInput, PretrainingModel
 from pretrain.optim import LossScaler, ShardedOptimizer
@@ -63,9 +65,16 @@ class FsdpBackend:
         _fetch_ahead(inner, options.config)
         if options.compile:
             model.compile_blocks()
-        self._named = list(model.encoder.named_parameters())
-        self._layout = _layout(self._named, self._mesh, options.device)
+        self._named, frozen = split_frozen(model)
+        self._layout = replace(
+            _layout(self._named, self._mesh, options.device),
+            frozen=_layout(frozen, self._mesh, options.device) if frozen else None,
+        )
         optimizer.bind(self._layout)
+
+    @property
+    def model(self) -> PretrainingModel:
+        return self._model
 
     @property
     def layout(self) -> ShardLayout:

@@ -19,7 +19,8 @@ NamedParameters = list[tuple[str, Any]]
 
 
 def zero_layout(engine: Any, named: NamedParameters, stage: int, device: torch.device) -> ShardLayout:
-    """The layout of an initialised DeepSpeed engine on `device` whose trained parameters are `named`, in order."""
+    """The layout of an initialised DeepSpeed engine on `device` whose trained parameters are `named`, in order; what
+    is not trained lies elsewhere (`frozen`)."""
     if stage == 0:
         infos = tuple(ParameterInfo(name, tuple(parameter.shape)) for name, parameter in named)
         shards = tuple(

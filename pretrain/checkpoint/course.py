@@ -18,8 +18,10 @@ NOT_OF_THE_COURSE = (
     "eval.",
     "checkpoint.",
     "log.",
+    "watch.",
     "data.store",
     "data.blend",
+    "data.verify",
 )
 
 
@@ -36,7 +38,8 @@ def check_same_course(folder: Path, saved: RunState, now: RunState, total_steps:
     elif saved.store_fingerprint != now.store_fingerprint:
         raise DataError(
             f"{folder} was trained on another token store (fingerprint {saved.store_fingerprint[:12]}, this one has "
-            f"{now.store_fingerprint[:12]}): give that store by --data, or start anew with another --output."
+            f"{now.store_fingerprint[:12]}){_what_differs(saved, now)}: give that store by --data, or start anew with "
+            "another --output."
         )
     # An option that came later did what its default does.
     sampling = {option.name: option.default for option in fields(SamplingOptions)} | saved.sampling
@@ -54,6 +57,16 @@ def check_same_course(folder: Path, saved: RunState, now: RunState, total_steps:
         raise UsageError(
             f"{folder} is at step {saved.step}, beyond train.steps = {total_steps}: raise train.steps."
         )
+
+
+def _what_differs(saved: RunState, now: RunState) -> str:
+    """Of two stores, where it is known."""
+    one, other = saved.tokenizer_sha256, now.tokenizer_sha256
+    if not one or not other:
+        return ""
+    if one == other:
+        return ", made by the same tokenizer of another text or in another way"
+    return f", made by another tokenizer (tokenizer.json {one[:12]}, now {other[:12]})"
 
 
 def _check_same_blend(folder: Path, saved: list[SavedStore], now: list[SavedStore]) -> None:

@@ -69,6 +69,11 @@ def check_belonging(recipe: Recipe, said: Mapping[str, Said], default_place: str
         raise UsageError(
             "log.graph_breaks lists where compiled layers are interrupted: say train.compile=true too."
         )
+    if "eval.min_improvement" in chosen and recipe.eval.patience is None:
+        raise UsageError(
+            f"{chosen['eval.min_improvement'].place}: eval.min_improvement has no meaning alone: say eval.patience, "
+            "how many validations in a row may fall short of it."
+        )
     _check_missing(recipe)
 
 
@@ -92,6 +97,9 @@ def _check_missing(recipe: Recipe) -> None:
             f"train.batch_stages take {train.batch_plan.staged_steps} steps but the run has {recipe.planned_steps}: "
             "they must leave steps to train.global_batch."
         )
+    if recipe.looks_for_best and not recipe.eval.every:
+        key = "checkpoint.best" if recipe.checkpoint.best else "eval.patience"
+        raise UsageError(f"eval.every is missing: {key} goes by validations, and eval.every says how often.")
     if optimizer.nesterov and not optimizer.momentum:
         raise UsageError("optimizer.nesterov needs a momentum: set optimizer.momentum above 0.")
     if recipe.warmup_steps > recipe.planned_steps and schedule.warmup_samples is None:

@@ -58,6 +58,7 @@ class Data(Section):
     short_sample_probability: Share = 0.1
     window_blocks: PositiveInt = 64
     static_epochs: Annotated[int, Field(ge=0)] = 0  # 0: new pairs and masks every epoch
+    verify: bool = False  # True: every checksum of every store before the first step, not the sizes alone
 
     @model_validator(mode="after")
     def _shares_fit(self) -> Self:
@@ -81,6 +82,7 @@ class Model(Section):
     config: str | None = None
     pretrained: str | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None  # None: what the model's own config says
+    frozen: list[str] = []  # patterns over parameter names: what matches is not trained
 
 
 class Phase(Section):
@@ -173,17 +175,27 @@ class ScheduleSection(Section):
 
 
 class Eval(Section):
-    """Validation on the held-out split every `every` steps (0: only at the end), on at most `rows` rows."""
+    """Validation on the held-out split every `every` steps (0: only at the end), on at most `rows` rows.
+
+    `patience` of them in a row without an improvement of the MLM loss by more than `min_improvement` end the run.
+    """
 
     every: Annotated[int, Field(ge=0)] = 0
     rows: PositiveInt = 512
+    patience: PositiveInt | None = None  # None: the run goes on to its end
+    min_improvement: Annotated[float, Field(ge=0)] = 0.0  # in nats
 
 
 class Checkpoint(Section):
-    """A checkpoint every `every` steps (0: only at the end); the last `keep` are kept."""
+    """A checkpoint every `every` steps (0: only at the end). The last `keep` stay, and for ever every `keep_every`-th
+    step's; with `best` one is saved at each validation that is the best so far, and stays until the next of these."""
 
     every: Annotated[int, Field(ge=0)] = 0
     keep: PositiveInt = 3
+    keep_every: Annotated[int, Field(ge=0)] = 0
+    best: bool = False
+    verify: bool = True  # checksums of what is loaded; that every element is there is always checked
+    fall_back: bool = False  # from a damaged latest checkpoint to the newest older one that is whole
 
 
 class Log(Section):
@@ -195,6 +207,14 @@ class Log(Section):
     graph_breaks: bool = False
     parameters_every: Annotated[int, Field(ge=0)] = 0  # trust ratios and norms of each parameter; 0: never
     noise_every: Annotated[int, Field(ge=0)] = 0  # the gradient noise scale; 0: never
+
+
+class Watch(Section):
+    """So many seconds in which no rank does anything new end the run; 0: never. Until the first step is done there is
+    more to wait for."""
+
+    seconds: Annotated[float, Field(ge=0)] = 600.0
+    start_seconds: Annotated[float, Field(ge=0)] = 1800.0
 
 
 class Recipe(Section):
@@ -210,6 +230,12 @@ class Recipe(Section):
     eval: Eval = Eval()
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()
+    watch: Watch = Watch()
+
+    @property
+    def looks_for_best(self) -> bool:
+        """Whether the checkpoint that validates best is kept; a run that ends by validation needs it."""
+        return self.checkpoint.best or self.eval.patience is not None
 
     @property
     def planned_steps(self) -> int:

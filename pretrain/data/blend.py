@@ -11,7 +11,6 @@ it is blended with.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -150,10 +149,12 @@ class BlendRows:
 
     def sample_names(self) -> list[str]:
         """ "store:epoch:window:block:sample" of every sample in the order of the rows; stores count from 0."""
-        rows_of_parts = [
-            iter(_names_by_row(part, prefix=f"{store}:")) for store, part in enumerate(self.parts)
-        ]
-        return [name for store in self.stores.tolist() for name in next(rows_of_parts[store])]
+        return [name for names in self.names_by_row() for name in names]
+
+    def names_by_row(self) -> list[list[str]]:
+        """`sample_names`, those of each row apart."""
+        rows_of_parts = [iter(part.names_by_row()) for part in self.parts]
+        return [[f"{store}:{name}" for name in next(rows_of_parts[store])] for store in self.stores.tolist()]
 
     def batch(self, first_row: int, num_rows: int) -> Batch:
         """Rows [first_row, first_row + num_rows) of these rows."""
@@ -221,10 +222,3 @@ def in_order(rows: RowArrays, order: np.ndarray, seq_len: int) -> RowArrays:
         cls_positions=(rows.cls_positions + moved[cls_row])[samples],
         nsp_labels=rows.nsp_labels[samples],
     )
-
-
-def _names_by_row(rows: StepRows, prefix: str) -> list[list[str]]:
-    """The sample names of each row."""
-    names = [prefix + name for name in rows.sample_names()]
-    ends = starts_of(rows.samples_per_row()).tolist()
-    return [names[first:last] for first, last in pairwise(ends)]

@@ -7,8 +7,8 @@ from fractions import Fraction
 from math import gcd, lcm
 from typing import Literal, Self
 
-from pretrain.data.store import StoreSplit, TokenStore
-from pretrain.errors import UsageError
+from pretrain.data.store import OnProgress, StoreSplit, TokenStore, verify_store
+from pretrain.errors import DataError, UsageError
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,14 @@ class Corpus:
                 if not weight:
                     raise UsageError(f"{name} has no training text: leave it out of data.blend.")
         return cls(tuple(names), stores, _whole(weights))
+
+    def verify(self, workers: int, on_progress: OnProgress) -> None:
+        """Every checksum, length and id of every store. Raises DataError naming the first file that is damaged."""
+        for store in self.stores:
+            problems = verify_store(store.path, full=True, workers=workers, on_progress=on_progress)
+            if problems:
+                more = f" There are {len(problems) - 1} problems more." if problems[1:] else ""
+                raise DataError(f"{problems[0]} The store is damaged: copy or build it again.{more}")
 
     @property
     def is_blend(self) -> bool:

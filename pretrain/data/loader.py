@@ -44,6 +44,7 @@ class Rows(Protocol[PlaceBehind]):
     @property
     def num_tokens(self) -> int: ...
     def sample_names(self) -> list[str]: ...
+    def names_by_row(self) -> list[list[str]]: ...
     def batch(self, first_row: int, num_rows: int) -> Batch: ...
 
 
@@ -58,7 +59,8 @@ class StepBatches:
     """One optimizer step: this rank's micro-batches, and the counts of the global batch.
 
     `cursor` is where the step's rows begin, `next_cursor` where those of the next step do. `sample_names`
-    are those of the global batch in the order of its rows; empty unless they were asked for.
+    are those of the global batch in the order of its rows; empty unless they were asked for. `rows` can name them
+    later, row by row; rank k of n had the rows from (g * n + k) * micro_batch on as its micro-batch g.
     """
 
     micro_batches: Sequence[Batch]
@@ -69,6 +71,7 @@ class StepBatches:
     num_samples: int
     num_tokens: int
     num_rows: int
+    rows: Rows[Position]
     sample_names: Sequence[str] = ()
 
 
@@ -176,6 +179,7 @@ class Loader:
             num_samples=rows.num_samples,
             num_tokens=rows.num_tokens,
             num_rows=rows.num_rows,
+            rows=rows,
             sample_names=rows.sample_names() if self._name_samples else (),
         )
 

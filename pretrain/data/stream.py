@@ -10,6 +10,7 @@ All of it is a pure function of the store, the seed, the options and the cursor.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from pretrain.data.order import Cursor, permute, source_of
 from pretrain.data.pack import pack
 from pretrain.data.plan import plan_window
 from pretrain.data.rows import RowArrays
-from pretrain.data.samples import SamplePlan
+from pretrain.data.samples import SamplePlan, starts_of
 from pretrain.data.windows import PlannedWindow, RowCounts, Split
 from pretrain.errors import DataError
 from pretrain.rng import key
@@ -80,6 +81,11 @@ class StepRows:
             blocks = piece.window.blocks_of(samples).tolist()
             names += [f"{prefix}:{block}:{s}" for block, s in zip(blocks, samples.tolist(), strict=True)]
         return names
+
+    def names_by_row(self) -> list[list[str]]:
+        """`sample_names`, those of each row apart."""
+        names, ends = self.sample_names(), starts_of(self.samples_per_row()).tolist()
+        return [names[first:last] for first, last in pairwise(ends)]
 
     def samples_per_row(self) -> np.ndarray:
         """[rows] int64."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
@@ -13,9 +14,10 @@ from pretrain.metrics.records import EvalRecord, StepRecord
 
 
 class MetricsWriter:
-    """Appends records; each line reaches the file at once, so that a kill loses none.
+    """Appends records; each line reaches the file at once, so that a kill loses none. A context that closes itself.
 
-    A run that continues from `finished_steps` first drops the lines of later steps, which are made again.
+    A run that continues from `finished_steps` first drops the lines of later steps, which are made again. What the disk
+    refuses is an OSError that names the file.
     """
 
     def __init__(
@@ -29,8 +31,7 @@ class MetricsWriter:
     ) -> None:
         for path in (metrics, evaluations, samples):
             _keep_lines(path, finished_steps)
-        self._metrics = open(metrics, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed by close()
-        self._evaluations = open(evaluations, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        self._metrics, self._evaluations = _appending(metrics), _appending(evaluations)
         self._samples_path = samples
         self._samples: TextIO | None = None
         self._board = SummaryWriter(tensorboard, purge_step=finished_steps + 1)
@@ -40,7 +41,7 @@ class MetricsWriter:
         """One optimizer step."""
         content = asdict(record)
         reason, noise = content.pop("skipped_because"), content.pop("noise") or {}
-        self._metrics.write(_line(content | ({} if reason is None else {"skipped_because": reason}) | noise))
+        _write(self._metrics, content | ({} if reason is None else {"skipped_because": reason}) | noise)
         self._add_scalars("train", noise, record.step)
         if record.step % self._log_every == 0:
             for name in (
@@ -69,17 +70,27 @@ class MetricsWriter:
     def samples(self, step: int, names: Sequence[str]) -> None:
         """The samples of one optimizer step, in the order of its rows."""
         if self._samples is None:
-            self._samples = open(self._samples_path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
-        self._samples.write(_line({"step": step, "samples": list(names)}))
+            self._samples = _appending(self._samples_path)
+        _write(self._samples, {"step": step, "samples": list(names)})
 
     def evaluation(self, record: EvalRecord) -> None:
-        """One validation."""
+        """One validation; another one after the same step is superseded."""
         content = asdict(record)
         stores = content.pop("stores")
-        self._evaluations.write(_line(content | ({} if stores is None else {"stores": stores})))
+        if self.has_evaluation(record.step):
+            path = Path(self._evaluations.name)
+            self._evaluations.close()
+            _keep_lines(path, record.step - 1)
+            self._evaluations = _appending(path)
+        _write(self._evaluations, content | ({} if stores is None else {"stores": stores}))
         self._add_scalars("heldout", content, record.step)
         for name, figures in (stores or {}).items():
             self._add_scalars(f"heldout {name}", figures, record.step)
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether eval.jsonl has a validation after this step."""
+        with open(self._evaluations.name, encoding="utf-8") as lines:
+            return any(json.loads(line)["step"] == step for line in lines)
 
     def _add_scalars(self, group: str, figures: Mapping[str, Any], step: int) -> None:
         """Into TensorBoard, all that is known."""
@@ -89,11 +100,30 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Ends all files."""
-        if self._samples is not None:
-            self._samples.close()
-        self._metrics.close()
-        self._evaluations.close()
+        for file in (self._metrics, self._evaluations, self._samples):
+            if file is not None:
+                file.close()
         self._board.close()
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *others: object) -> None:
+        """After an error, what the disk refuses once more says nothing new."""
+        with suppress(*([] if kind is None else [OSError])):
+            self.close()
+
+
+def _appending(path: Path) -> TextIO:
+    return open(path, "a", encoding="utf-8", buffering=1)
+
+
+def _write(file: TextIO, content: dict[str, Any]) -> None:
+    try:
+        file.write(_line(content))
+    except OSError as error:
+        error.filename = file.name
+        raise
 
 
 def _line(content: dict[str, Any]) -> str:

@@ -5,10 +5,11 @@
 3. the Hugging Face model is built - BertForPreTraining where the objective has sentence pairs, else the model
    with an MLM head only, so that every parameter gets a gradient - from the seed, leaving the global
    generator as it was;
-4. activation checkpointing is switched on for the layers that are asked for.
+4. what is not to be trained is frozen (`frozen`), and activation checkpointing is switched on for the layers that
+   are asked for.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,12 +23,15 @@ from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, PreTrain
 from transformers.utils import logging as transformers_logging
 
 from pretrain.errors import DataError, UsageError
+from pretrain.files import json_object, read_bounded
 from pretrain.model import configs
 from pretrain.model.attention import PACKED, register_packed_attention
 from pretrain.model.encoder import PretrainingModel
+from pretrain.model.frozen import freeze
 from pretrain.rng import key as random_key
 
 Objective = Literal["nsp", "sop", "mlm"]
+_MAX_INDEX_BYTES = 1 << 26
 AutoModelClass = type[AutoModelForMaskedLM] | type[AutoModelForPreTraining]
 
 
@@ -40,6 +44,7 @@ class ModelOptions:
     config: Path | str | None = None
     pretrained: Path | str | None = None
     dropout: float | None = None
+    frozen: Sequence[str] = ()  # patterns over parameter names
     activation_checkpointing: Literal["none", "full"] | int = "none"
     label_smoothing: float = 0.0
 
@@ -77,6 +82,7 @@ def build_model(
                 encoder = _load(auto_model, Path(options.pretrained), config)
             else:
                 encoder = _initialise(auto_model, config, key)
+    freeze(encoder, options.frozen)
     model = PretrainingModel(encoder, options.label_smoothing)
     _checkpoint_activations(model, options.activation_checkpointing)
     return model
@@ -133,6 +139,7 @@ def _load(auto_model: AutoModelClass, folder: Path, config: PreTrainedConfig) ->
             f"model.pretrained: {folder} holds no *.safetensors file; save the model again with "
             f"save_pretrained, which writes one."
         )
+    _refuse_other_weights(folder)
     try:
         encoder, report = auto_model.from_pretrained(
             folder,
@@ -158,6 +165,25 @@ def _load(auto_model: AutoModelClass, folder: Path, config: PreTrainedConfig) ->
             f"{missing[0]} first; is it a whole model of type {config.model_type!r}?"
         )
     return encoder
+
+
+def _refuse_other_weights(folder: Path) -> None:
+    """transformers would follow an index to any file, a pickle too, and an adapter to any other model."""
+    if (folder / "adapter_config.json").exists():
+        raise UsageError(
+            f"model.pretrained: {folder} holds an adapter (adapter_config.json); merge it into its model and save that."
+        )
+    for path in folder.glob("*.safetensors.index.json"):
+        try:
+            named = json_object(read_bounded(path.resolve(), _MAX_INDEX_BYTES)).get("weight_map", {}).values()
+            wrong = [name for name in named if name != Path(name).name or not name.endswith(".safetensors")]
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise DataError(f"model.pretrained: {path} is no index of weights: {error}.") from None
+        if wrong:
+            raise DataError(
+                f"model.pretrained: {path} names {wrong[0]!r}, which is no safetensors file of that folder; save the "
+                "model again with save_pretrained."
+            )
 
 
 def _checkpoint_activations(model: PretrainingModel, choice: Literal["none", "full"] | int) -> None:

@@ -17,7 +17,8 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-from pretrain.errors import UsageError
+from pretrain.errors import DataError, UsageError
+from pretrain.files import read_bounded
 from pretrain.model.heads import SUPPORTED_MODEL_TYPES
 from pretrain.model.presets import PRESETS, preset_config
 
@@ -29,7 +30,28 @@ _DROPOUT_KEYS = (
     "mlp_dropout",
 )
 # Keys that mean nothing to an encoder unless they hold another value than this one.
-_ONLY_VALUE = {"is_decoder": False, "add_cross_attention": False, "position_embedding_type": "absolute"}
+_ONLY_VALUE = {
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "position_embedding_type": "absolute",
+    "quantization_config": None,
+}
+# Keys by which a config names code to load, from its folder or the Hub: never followed, and never passed on.
+_NAME_CODE = frozenset(
+    {
+        "auto_map",
+        "attn_implementation",
+        "_attn_implementation",
+        "_attn_implementation_internal",
+        "experts_implementation",
+        "_experts_implementation",
+        "_experts_implementation_internal",
+        "kernel_config",
+        "custom_generate",
+    }
+)
+_MAX_CONFIG_BYTES = 1 << 20
+_MAX_TOKENIZER_BYTES = 1 << 28
 # Above this similarity an unknown key is taken for a misspelt one; old configs carry harmless unknown keys.
 _MISSPELT = 0.85
 
@@ -66,16 +88,23 @@ def config_from_json(path: Path, key: str, vocab_size: int) -> PreTrainedConfig:
         raise UsageError(f"{key}: {path} is not a valid {model_type} config: {reason}") from error
 
 
+def without_code(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without keys that name code."""
+    return {name: value for name, value in fields.items() if name not in _NAME_CODE}
+
+
 def _read_json_object(path: Path, key: str) -> dict[str, Any]:
     try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise UsageError(f"{key}: {path} has over {_MAX_CONFIG_BYTES} bytes; name a config JSON.")
         fields = json.loads(path.read_bytes())
     except OSError as error:
         raise UsageError(f"{key}: cannot read {path} ({error.strerror}); name a config JSON.") from error
-    except ValueError as error:  # broken JSON and invalid UTF-8
+    except (ValueError, RecursionError) as error:  # broken JSON, invalid UTF-8, nested too deep
         raise UsageError(f"{key}: {path} is not valid JSON: {error}.") from error
     if not isinstance(fields, dict):
         raise UsageError(f"{key}: {path} must hold a JSON object, not a {type(fields).__name__}.")
-    return fields
+    return without_code(fields)
 
 
 def _refuse_misspelt_keys(fields: Mapping[str, Any], model_type: str, path: Path, key: str) -> None:
@@ -113,13 +142,25 @@ def check_tokenizer(folder: Path, tokenizer_path: Path, key: str) -> None:
     ours, theirs = tokenizer_path / "tokenizer.json", folder / "tokenizer.json"
     if not (ours.exists() and theirs.exists()):
         return
-    store, model = (Tokenizer.from_file(str(path)).get_vocab() for path in (ours, theirs))
+    store, model = (_vocabulary(path) for path in (ours, theirs))
     if differing := sorted(set(store.items()) ^ set(model.items()), key=lambda item: (item[1], item[0])):
         token = differing[0][0]
         raise UsageError(
             f"{key}: the tokenizer in {folder} is not the one of the token store ({token!r} has the id "
             f"{model.get(token)} there and {store.get(token)} in the store); build the store with this one."
         )
+
+
+def _vocabulary(path: Path) -> dict[str, int]:
+    try:
+        # The Hub's cache consists of links.
+        content = read_bounded(path.resolve(), _MAX_TOKENIZER_BYTES)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+    try:
+        return Tokenizer.from_str(content.decode("utf-8")).get_vocab()
+    except Exception as error:  # the library raises nothing more exact
+        raise DataError(f"{path} is nothing that the tokenizers library reads: {error}.") from None
 
 
 def check_pad_token(config: PreTrainedConfig, key: str, pad_id: int) -> None:

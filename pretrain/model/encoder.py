@@ -9,6 +9,8 @@ Everything happens in one `forward` of one module, so that an engine that shards
 sees every use of them.
 """
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -61,6 +63,7 @@ class PretrainingModel(nn.Module):
     def __init__(self, encoder: PreTrainedModel, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.label_smoothing = label_smoothing
+        self._is_compiled = False
         self.encoder = encoder
         self.flops: TrainingFlops = count_training_flops(encoder)
         self._first_position = first_position(encoder.config)
@@ -105,8 +108,21 @@ class PretrainingModel(nn.Module):
         What engines hang before and after a layer stays outside of the compiled code, and so do embeddings and heads,
         whose shapes differ. Validation, with shapes of its own, is not compiled.
         """
+        self._is_compiled = True
         for block in self.blocks():
             compile_in_training(block)
+
+    def observable_modules(
+        self,
+    ) -> Iterator[tuple[str, nn.Module, Callable[[], dict[str, nn.Parameter]]]]:
+        """Modules whose hooks run at every pass, with their names as exported ("": this module) and a function that
+        says, at any time, which parameters they use. Inside a compiled layer no hook runs: it is one module."""
+        inside = {id(part) for block in self.blocks() if self._is_compiled for part in block.modules()}
+        inside -= {id(block) for block in self.blocks()}
+        for path, module in self.named_modules():
+            if id(module) not in inside:
+                name = path.removeprefix("encoder").removeprefix(".")
+                yield name, module, partial(_parameters_of, module, name, self._is_compiled)
 
     def _hidden_states(self, batch: ModelInput) -> Tensor:
         """[rows, seq_len, hidden_size] after the last layer."""
@@ -118,6 +134,12 @@ class PretrainingModel(nn.Module):
             **token_types,
         )
         return output.last_hidden_state
+
+
+def _parameters_of(module: nn.Module, name: str, with_inner: bool) -> dict[str, nn.Parameter]:
+    """Of a module, by the names that the model exports them by; those of modules inside a layer by choice."""
+    recurse = with_inner and isinstance(module, GradientCheckpointingLayer)
+    return dict(module.named_parameters(name, recurse=recurse))
 
 
 def _fp32(logits: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from pretrain.optim.adafactor import AdafactorOptions
 from pretrain.optim.adamw import AdamWOptions
 from pretrain.optim.decay import decay_of
 from pretrain.optim.lamb import LambOptions
-from pretrain.optim.length import Progress, RunLength
+from pretrain.optim.length import Progress, RunLength, Validations
 from pretrain.optim.loss_scale import LossScaleOptions, LossScaler, LossScaleState
 from pretrain.optim.noise_scale import NoiseScale, NoiseState, noise_estimate
 from pretrain.optim.scaling import ScalingRule, scaled_lr
@@ -33,6 +33,7 @@ __all__ = [
     "Skip",
     "SkipReason",
     "SpikeRule",
+    "Validations",
     "decay_of",
     "noise_estimate",
     "scaled_lr",

@@ -18,12 +18,12 @@ from rich.table import Table
 
 from pretrain.build import row_stream
 from pretrain.data.store import TokenStore
+from pretrain.faults.tiny import write_tiny_store
 from tests.benchmarks.report import make_console, provenance, write
 from tests.numerics.mutants import naive_beside_ours
 from tests.numerics.outcome import Outcome, deviation, joined
 from tests.numerics.plain import plain_course
 from tests.numerics.recipe import SEED, Setting, make_model
-from tests.tiny_store import write_tiny_store
 from tests.worlds import run_ranks
 
 STAGE = 2

@@ -83,6 +83,22 @@ def test_optimizer(cache: Path) -> None:
 
 
 @pytest.mark.slow
+def test_saving(cache: Path) -> None:
+    found, printed = quick("saving", cache)
+    ours, plain = found["peers"]["ours"], found["peers"]["torch.save on rank 0"]
+    assert len(ours) == len(plain) == 2
+    state_bytes = 12 * found["parameters"]
+    for one, other in zip(ours, plain, strict=True):
+        assert 0 < one["waited"] < one["whole"]
+        assert other["waited"] == other["whole"] > 0
+        # Each rank writes its half, and the headers; or rank 0 writes all.
+        first, second = one["bytes_by_rank"]
+        assert abs(first - second) < state_bytes / 50 and state_bytes < first + second < 1.02 * state_bytes
+        assert other["bytes_by_rank"][1] == 0 and other["bytes_by_rank"][0] > state_bytes
+    assert "training waits" in printed
+
+
+@pytest.mark.slow
 def test_naive_lamb(cache: Path) -> None:
     found, printed = quick("naive_lamb", cache)
     plain, *runs = found["runs"]

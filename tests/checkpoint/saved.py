@@ -4,66 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from pretrain.checkpoint import RunState, save_checkpoint
+from pretrain.checkpoint import save_checkpoint
 from pretrain.checkpoint.manifest import MANIFEST_NAME
-from pretrain.optim import LambOptions, Rule, ShardedOptimizer
-from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
+from pretrain.faults.small import CUT, make_optimizer, state_at
+from pretrain.files import sealed
+from pretrain.optim import ShardedOptimizer
 
-PARAMETERS = (ParameterInfo("embeddings", (5, 3)), ParameterInfo("bias", (4,)))
 KEEP = 2
-
-
-def make_optimizer(*shards: tuple[Slice, ...], seed: int = 0, rule: Rule | None = None) -> ShardedOptimizer:
-    """Random weights and moments in flat shards, with one element of padding behind each slice."""
-    generator = torch.Generator().manual_seed(seed)
-    made = []
-    for slices in shards:
-        numel = max(piece.offset + piece.numel for piece in slices) + 1
-        made.append(Shard(torch.randn(numel, generator=generator), slices))
-    optimizer = ShardedOptimizer(
-        [torch.nn.Parameter(torch.zeros(1))], rule or LambOptions(), weight_decay=0.0, max_grad_norm=0.0
-    )
-    optimizer.bind(ShardLayout(PARAMETERS, tuple(made)))
-    for kind in optimizer.rule.moment_kinds:
-        for moment in optimizer.moments(kind):
-            moment.copy_(torch.rand(moment.shape, generator=generator))
-    optimizer.applied_steps = 100 + seed
-    return optimizer
-
-
-WHOLE = ((Slice(0, 0, 0, 15), Slice(1, 0, 16, 4)),)
-CUT = ((Slice(1, 0, 0, 1), Slice(0, 7, 2, 8)), (Slice(0, 0, 0, 7),), (Slice(1, 1, 0, 3),))
-
-
-def contents(optimizer: ShardedOptimizer) -> dict[str, torch.Tensor]:
-    """Whole tensors by kind and parameter."""
-    found = {}
-    kinds = {kind: optimizer.moments(kind) for kind in optimizer.rule.moment_kinds}
-    for kind, tensors in {"master": [s.tensor for s in optimizer.layout.shards], **kinds}.items():
-        for index, info in enumerate(PARAMETERS):
-            whole = found[f"{kind} {info.name}"] = torch.full((info.numel,), torch.nan)
-            for shard, tensor in zip(optimizer.layout.shards, tensors, strict=True):
-                for piece, view in zip(shard.slices, shard.views(tensor), strict=True):
-                    if piece.parameter == index:
-                        whole[piece.start : piece.end] = view
-    return found
-
-
-def state_at(step: int, applied_steps: int = 0) -> RunState:
-    return RunState(
-        step=step,
-        cursor=[0, 1, 2],
-        applied_steps=applied_steps,
-        seed=3,
-        store_fingerprint="f" * 64,
-        sampling={"seq_len": 8},
-        model_class="BertForPreTraining",
-        model_config_json="{}",
-        written_by={"ranks": 1},
-        run_config={},
-    )
 
 
 def save(checkpoints: Path, step: int, optimizer: ShardedOptimizer | None = None) -> Path:
@@ -72,10 +19,13 @@ def save(checkpoints: Path, step: int, optimizer: ShardedOptimizer | None = None
 
 
 def edit_manifest(checkpoint: Path, **changes: Any) -> None:
-    path = checkpoint / MANIFEST_NAME
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    """Other values under a checksum that fits."""
+    content = json.dumps(manifest_of(checkpoint) | changes, indent=1)
+    (checkpoint / MANIFEST_NAME).write_bytes(sealed(content.encode()))
 
 
 def manifest_of(checkpoint: Path) -> dict[str, Any]:
+    """What the manifest says, but for its own checksum."""
     content: dict[str, Any] = json.loads((checkpoint / MANIFEST_NAME).read_text())
+    del content["manifest_sha256"]
     return content

@@ -8,8 +8,8 @@ import pytest
 from pretrain.checkpoint import RunState, SavedStore, check_same_course, is_same_course, recipe_changes
 from pretrain.config import Recipe
 from pretrain.errors import DataError, PretrainError, UsageError
+from pretrain.faults.small import state_at
 from pretrain.optim import LossScaleState, NoiseState
-from tests.checkpoint.saved import state_at
 
 FOLDER = Path("run/checkpoints/step-00000003")
 ONE = SavedStore(name="one", fingerprint="1" * 64, weight=2)
@@ -123,3 +123,25 @@ def test_a_checkpoint_from_before_tokens_were_counted_is_read() -> None:
     content = state().model_dump()
     del content["tokens"], content["seconds"]
     assert RunState.model_validate(content) == state()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "part"),
+    [
+        (
+            "a" * 64,
+            "b" * 64,
+            rf"made by another tokenizer \(tokenizer\.json {'a' * 12}, now {'b' * 12}\): give",
+        ),
+        ("a" * 64, "a" * 64, "made by the same tokenizer of another text or in another way: give"),
+        ("", "b" * 64, r"this one has e{12}\): give"),  # of an earlier release
+    ],
+)
+def test_of_another_store_it_says_whether_the_tokenizer_differs(before: str, after: str, part: str) -> None:
+    saved, now = state(), state(fingerprint="e" * 64)
+    one, other = (
+        each.model_copy(update={"tokenizer_sha256": sha256})
+        for each, sha256 in ((saved, before), (now, after))
+    )
+    with pytest.raises(DataError, match=part):
+        check_same_course(FOLDER, one, other, 10)

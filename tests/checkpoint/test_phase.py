@@ -9,8 +9,9 @@ from torch import Tensor
 
 from pretrain.checkpoint import RunState, begin_phase, load_checkpoint, save_checkpoint
 from pretrain.errors import DataError
+from pretrain.faults.small import CUT, PARAMETERS, WHOLE, contents, make_optimizer, state_at
 from pretrain.optim import AdamWOptions, Rule, SgdOptions, ShardedOptimizer, SpikeRule
-from tests.checkpoint.saved import CUT, KEEP, PARAMETERS, WHOLE, contents, make_optimizer, state_at
+from tests.checkpoint.saved import KEEP
 
 pytestmark = pytest.mark.usefixtures("one_rank")
 BETA1, BETA2, EPS, LR = 0.9, 0.99, 1e-6, 0.01

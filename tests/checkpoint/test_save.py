@@ -7,7 +7,8 @@ from safetensors import safe_open
 
 from pretrain.checkpoint import CheckpointManifest, find_checkpoint
 from pretrain.errors import DataError, PretrainError
-from tests.checkpoint.saved import CUT, make_optimizer, save
+from pretrain.faults.small import CUT, make_optimizer
+from tests.checkpoint.saved import save
 
 pytestmark = pytest.mark.usefixtures("one_rank")
 

@@ -181,6 +181,23 @@ def test_graph_breaks_are_those_of_compiled_layers(read: Read) -> None:
         read("", "log.graph_breaks=true")
 
 
+def test_an_improvement_needs_the_patience_for_it(read: Read) -> None:
+    every = "eval.every=5"
+    assert read("", every, "eval.patience=2", "eval.min_improvement=0.1").recipe.eval.min_improvement == 0.1
+    with pytest.raises(UsageError, match=r"eval\.min_improvement has no meaning alone: say eval\.patience"):
+        read("", every, "eval.min_improvement=0.1")
+
+
+@pytest.mark.parametrize("key", ["eval.patience=2", "checkpoint.best=true"])
+def test_the_best_needs_validations(read: Read, key: str) -> None:
+    assert read("", "eval.every=5", key).recipe.looks_for_best
+    assert not read("", "eval.every=5").recipe.looks_for_best
+    with pytest.raises(
+        UsageError, match=rf"eval\.every is missing: {key.partition('=')[0]} goes by validations"
+    ):
+        read("", key)
+
+
 def test_moments_of_a_phase_need_its_checkpoint(read: Read) -> None:
     assert read("", "phase.checkpoint=runs/one", "phase.moments=kept").recipe.phase.moments == "kept"
     with pytest.raises(UsageError, match=r"phase\.moments has no meaning alone: say phase\.checkpoint"):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pretrain.data.corpus import Corpus
-from pretrain.data.store import MANIFEST_NAME, Manifest, SpecialIds
-from pretrain.errors import UsageError
-from tests.tiny_store import write_tiny_store
+from pretrain.data.store import MANIFEST_NAME, Manifest, SpecialIds, verified_bytes
+from pretrain.errors import DataError, UsageError
+from pretrain.faults.tiny import write_tiny_store
 
 
 @pytest.fixture
@@ -93,3 +93,15 @@ def test_stores_of_different_tokenizers_are_refused(
         Corpus.open(stores, [1.0] * 3, "weight")
     assert str(error.value).startswith(f"data.blend: {stores[0]} and {stores[2]} have different {difference}")
     assert "\n" not in str(error.value)
+
+
+def test_verifying_names_the_file_and_tells_how_far_it_is(stores: list[str]) -> None:
+    corpus, done = Corpus.open(stores, (1.0, 1.0, 1.0), "weight"), list[int]()
+    corpus.verify(1, done.append)
+    total = sum(verified_bytes(store.manifest, full=True) for store in corpus.stores)
+    assert sum(done) == total
+    path = Path(stores[1]) / "train-00000.tokens"
+    content = path.read_bytes()
+    path.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+    with pytest.raises(DataError, match=f"{path} has changed: its sha256 is not the manifest's"):
+        corpus.verify(1, done.append)

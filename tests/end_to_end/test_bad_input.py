@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from transformers import BertConfig, BertForPreTraining
 
+from pretrain.faults.tiny import VOCAB_SIZE, write_tiny_store
 from pretrain.run_folder import RunFolder
 from tests.end_to_end.runs import (
     SEQ_LEN,
@@ -23,7 +24,6 @@ from tests.end_to_end.runs import (
     pretrain_each,
     write_model,
 )
-from tests.tiny_store import VOCAB_SIZE, write_tiny_store
 
 # What a run that has begun leaves behind.
 TRACES = ("config.json", "metrics.jsonl", "eval.jsonl", "checkpoints/latest", "model", "run.lock")
@@ -175,7 +175,7 @@ SHARED: Mapping[str, Case] = {
     "bounds of trust for AdamW": Case(
         ("optimizer.name=adamw", "optimizer.max_trust=1.0"), 2, ("optimizer.max_trust", "adamw")
     ),
-    "missing checkpoint": Case(("--resume", "nowhere"), 3, ("nowhere", "No such file")),
+    "missing checkpoint": Case(("--resume", "nowhere"), 2, ("--resume: nowhere is not a folder",)),
     "checkpoint of another store": Case(
         ("--data", "other-store", "--resume", "done/checkpoints/step-00000003"), 3, ("another token store",)
     ),

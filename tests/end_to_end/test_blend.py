@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from pretrain.faults.tiny import write_tiny_store
 from tests.end_to_end.runs import error_of, launcher, pretrain_each, write_model
-from tests.tiny_store import write_tiny_store
 
 _TIMES = ("seconds", "tokens_per_second", "mfu")
 STEPS, GLOBAL_BATCH, EVAL_ROWS = 8, 4, 6

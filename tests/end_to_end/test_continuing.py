@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.runs import contents, error_of, pretrain, steps_of, write_model
-from tests.tiny_store import write_tiny_store
+from pretrain.faults.tiny import write_tiny_store
+from tests.end_to_end.runs import contents, error_of, launcher, pretrain, steps_of, write_model
 
 
 @pytest.fixture
@@ -32,11 +32,28 @@ def test_a_run_that_diverges_says_so(tmp_path: Path, options: tuple[str, ...], s
         cwd=tmp_path,
     )
     assert result.returncode == 1
-    assert "The gradient norm of step" in error_of(result.stderr)
+    said = error_of(result.stderr)
+    assert "Step 2 is not finite" in said and "it began on rank 0" in said
+    details = json.loads((tmp_path / "run" / "not-finite-step-00000002.json").read_text())
+    assert details["came_again"] and details["cursor"] == [0, 0, 2]
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["skipped"] and last["grad_norm"] is None
     assert last["skipped_because"] == "not finite"
     assert not (tmp_path / "run" / "model").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["deepspeed", "torchrun"])
+def test_two_ranks_that_diverge_say_one_thing(tmp_path: Path, options: tuple[str, ...], name: str) -> None:
+    """And both end, though each has found something."""
+    backend = ("--backend", "fsdp") if name == "torchrun" else ()
+    limits = ("train.steps=4", "optimizer.lr=1e38", "schedule.warmup=0", "train.micro_batch=1")
+    result = launcher(name, *options, *backend, *limits, cwd=tmp_path)
+    assert result.returncode == 1
+    said = error_of(result.stderr)
+    assert "it began on rank 0" in said and "1 more such micro-batches on 2 ranks" in said
+    details = json.loads((tmp_path / "run" / "not-finite-step-00000002.json").read_text())
+    assert [(each["rank"], each["micro_batch"]) for each in details["findings"]] == [(0, 0), (1, 0)]
 
 
 def test_an_older_step_becomes_the_latest_and_a_missing_export_is_made_up_for(

@@ -175,16 +175,23 @@ def test_a_note_is_shown_once_and_a_short_build_has_no_rate(tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "is_group"), [("SIGTERM", False), ("SIGINT", True)])
-def test_a_signal_stops_a_build_with_a_sentence(tmp_path: Path, name: str, is_group: bool) -> None:
+def test_a_signal_stops_a_build_with_a_sentence(
+    tmp_path: Path, built: Path, name: str, is_group: bool
+) -> None:
     """First while the tokenizer is trained, when there is nothing to keep, then while text is encoded."""
     (tmp_path / "a.txt").write_text("\n\n".join(LINES * 4_000))
-    arguments = ("build", "--input", "a.txt", "--output", "store", *SMALL, "--save-every", "0.05")
-    for phase, says in (
-        ("training the tokenizer ...", ["nothing was kept, start the same command again."]),
-        ("tokenizing ...", ["again with --resume to go on", "kept"]),
+    arguments = ("build", "--input", "a.txt", "--output", "store", "--workers", "1", "--save-every", "0.05")
+    trained = built / "tokenizer"
+    for phase, tokenizer, says in (
+        (
+            "training the tokenizer ...",
+            ("--vocab-size", "300"),
+            ["nothing was kept, start the same command again."],
+        ),
+        ("tokenizing ...", ("--tokenizer", trained), ["again with --resume to go on", "kept"]),
     ):
         process = subprocess.Popen(
-            command(*arguments),
+            command(*arguments, *tokenizer),
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             cwd=tmp_path,
             stdout=subprocess.DEVNULL,

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pretrain.faults.tiny import write_tiny_store
 from tests.end_to_end.runs import (
     LAUNCH,
     ONE_THREAD,
@@ -22,7 +23,6 @@ from tests.end_to_end.runs import (
     steps_of,
     write_model,
 )
-from tests.tiny_store import write_tiny_store
 from tests.worlds import ROOT, environment, run_command
 
 STEPS = 300  # a few seconds: enough to be stopped in

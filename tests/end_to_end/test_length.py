@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from pretrain.faults.tiny import write_tiny_store
 from tests.end_to_end.runs import contents, pretrain_each, steps_of, write_model
-from tests.tiny_store import write_tiny_store
 
 pytestmark = pytest.mark.slow
 TOKENS = 700

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from pretrain.faults.tiny import write_tiny_store
 from tests.end_to_end.runs import LAUNCH, TINY_RUN, write_model
-from tests.tiny_store import write_tiny_store
 from tests.worlds import ROOT, run_command
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -128,6 +128,12 @@ def test_a_run_that_failed_is_not(cluster: Cluster, codes: str, expected: int | 
     assert result.returncode != 0
 
 
+def test_a_rank_that_was_killed_says_nothing_and_the_others_do(cluster: Cluster) -> None:
+    """A rank killed for its memory, and its peers who have ended with 75 as a checkpoint was saved before."""
+    assert cluster.batch(codes="137 75 75 75").returncode == 75
+    assert cluster.batch(codes="137 1 137 1").returncode == 1
+
+
 @pytest.mark.parametrize(("number", "note"), [(signal.SIGUSR1, "signalled"), (signal.SIGTERM, "terminated")])
 def test_a_signal_to_the_tasks_alone_reaches_every_rank(
     cluster: Cluster, number: signal.Signals, note: str

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from pretrain.faults.room import small_disk
+from pretrain.faults.row import NotHere
 from pretrain.metrics import EvalRecord, MetricsWriter, StepRecord
 
 RECORD = StepRecord(
@@ -179,3 +181,29 @@ def test_a_measured_noise_scale_is_in_the_line_of_its_step_and_a_scalar_at_once(
     board.Reload()
     points = {tag: [(e.step, e.value) for e in board.Scalars(tag)] for tag in board.Tags()["scalars"]}
     assert points == {"train/noise_scale": [(4, 8.0)], "train/noise_trace": [(2, -2.5), (4, 3.0)]}
+
+
+def test_a_second_validation_after_the_same_step_supersedes_the_first(tmp_path: Path) -> None:
+    write(tmp_path, 0, 8, 3.0)
+    with MetricsWriter(
+        tmp_path / "m", tmp_path / "eval.jsonl", tmp_path / "s", tmp_path / "board", 8, 1
+    ) as writer:
+        writer.evaluation(replace(EVALUATION, step=8, mlm_loss=1.0))
+        writer.evaluation(replace(EVALUATION, step=8, mlm_loss=2.0))
+    found = [(line["step"], line["mlm_loss"]) for line in lines(tmp_path / "eval.jsonl")]
+    assert found == [(4, 3.0), (8, 2.0)]
+
+
+def test_a_full_disk_is_told_by_the_file_once(tmp_path: Path) -> None:
+    """TensorBoard's file lies elsewhere; what could not be written is not tried again when all are closed."""
+    try:
+        with (
+            small_disk(tmp_path / "disk", "64k") as disk,
+            pytest.raises(OSError, match="No space left") as error,
+            MetricsWriter(disk / "m", disk / "e", disk / "s", tmp_path / "board", 0, 1) as writer,
+        ):
+            for step in range(1, 10_000):
+                writer.step(replace(RECORD, step=step))
+    except NotHere as reason:
+        pytest.skip(str(reason))
+    assert error.value.filename == str(tmp_path / "disk" / "m")

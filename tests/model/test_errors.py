@@ -11,6 +11,7 @@ from tokenizers.models import WordLevel
 
 from pretrain.errors import DataError, UsageError
 from pretrain.model import ModelOptions
+from pretrain.model.configs import check_tokenizer
 from tests.model.packed_rows import SPECIAL_IDS, VOCAB_SIZE
 from tests.model.tiny_models import build, build_tiny, write_config
 
@@ -137,6 +138,18 @@ def test_weights_of_another_shape(tmp_path: Path) -> None:
     (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
     options = ModelOptions(pretrained=tmp_path / "model")
     assert_says(("model.pretrained",), lambda: build(options), DataError)
+
+
+@pytest.mark.parametrize("content", ["{}", "", "not JSON"])
+def test_a_broken_tokenizer_is_named(tmp_path: Path, content: str) -> None:
+    write_tokenizer(tmp_path, ["[UNK]"])
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "tokenizer.json").write_text(content)
+    assert_says(
+        (f"{tmp_path}/model/tokenizer.json is nothing that the tokenizers library reads",),
+        lambda: check_tokenizer(tmp_path / "model", tmp_path, "model.pretrained"),
+        DataError,
+    )
 
 
 def write_tokenizer(folder: Path, words: list[str]) -> None:

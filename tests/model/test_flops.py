@@ -26,6 +26,30 @@ def test_formula_equals_the_counted_products(tmp_path: Path, model_type: str, ob
     assert model.flops.step(tokens, tokens, seq_len, num_pairs=len(pairs) and rows) == expected
 
 
+@pytest.mark.parametrize(
+    ("patterns", "more_than_counted"),
+    [
+        (["bert.encoder.layer.1.*", "bert.pooler.*"], 0),
+        # The lowest layer that is trained has no gradient of its input: 2 for each weight of query, key and value.
+        (["bert.embeddings.*", "bert.encoder.layer.[01].*"], 2 * 3 * 32**2),
+        (["bert.embeddings.*"], 2 * 3 * 32**2),
+    ],
+)
+def test_formula_of_frozen_layers(tmp_path: Path, patterns: list[str], more_than_counted: int) -> None:
+    model = build_tiny(tmp_path, "bert", "nsp", frozen=patterns)
+    model.encoder.set_attn_implementation("eager")
+    rows, seq_len = 2, 16
+    labels = torch.randint(5, VOCAB_SIZE, (rows, seq_len))
+    counter = FlopCounterMode(display=False)
+    with counter:
+        model.encoder(
+            input_ids=labels, labels=labels, next_sentence_label=torch.tensor([0, 1])
+        ).loss.backward()
+    tokens = rows * seq_len
+    expected = counter.get_total_flops() + more_than_counted * tokens
+    assert model.flops.step(tokens, tokens, seq_len, num_pairs=rows) == expected
+
+
 def test_a_preset_costs_what_its_shape_says() -> None:
     """Layers of 12 h^2 weights, a head of h^2 + h * vocabulary; 15% of the tokens masked."""
     model = build(ModelOptions(preset="bert-tiny"))

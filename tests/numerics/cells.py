@@ -43,6 +43,7 @@ class Cell:
     offload: Offload = "nothing"
     fp16: tuple[tuple[str, int], ...] = (("initial_scale_power", 10),)  # keys of its block, under fp16
     compile: bool = False
+    frozen: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, row: Row) -> "Cell":
@@ -58,12 +59,13 @@ class Cell:
         return GLOBAL_BATCH // self.ranks // self.accumulation
 
     def setting(self, steps: int) -> Setting:
-        return Setting(self.optimizer, self.packing, steps)
+        return Setting(self.optimizer, self.packing, steps, self.frozen)
 
     def __str__(self) -> str:
         every_second = "half" if self.checkpointing == 2 else self.checkpointing
         names = [self.backend, f"{self.stage}", self.precision, f"{self.ranks}x{self.accumulation}"]
         names += [f"recompute-{every_second}", "packed" if self.packing else "padded", self.optimizer]
+        names += [f"frozen-{len(self.frozen)}"] * bool(self.frozen)
         names += ["compiled"] * self.compile + [f"{key}={value}" for key, value in self.zero]
         return "-".join(names + [f"offload-{self.offload}"] * (self.offload != "nothing"))
 

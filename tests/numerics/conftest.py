@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from pretrain.faults.tiny import write_tiny_store
 from tests.numerics.outcome import Outcome
 from tests.numerics.plain import plain_course
 from tests.numerics.recipe import Setting
-from tests.tiny_store import write_tiny_store
 
 Judge = Callable[..., Outcome]
 

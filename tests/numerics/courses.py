@@ -1,7 +1,7 @@
 """A course of training steps by the framework itself: its engine, its optimizer, its loop."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -10,6 +10,7 @@ from deepspeed.accelerator import get_accelerator
 from pretrain import comm
 from pretrain.backends.base import Backend, EngineOptions
 from pretrain.build import build_backend, row_stream
+from pretrain.checkpoint import RunState, SaveReport
 from pretrain.comm import Placement
 from pretrain.config import EngineConfig, Recipe
 from pretrain.data.loader import Loader
@@ -77,7 +78,7 @@ def make_backend(cell: Cell, store: TokenStore, folder: Path) -> Backend:
         "gradient_clipping": MAX_GRAD_NORM,
     }
     recipe = Recipe.model_validate({"optimizer": optimizer})
-    model = make_model(store, folder, cell.checkpointing)
+    model = make_model(store, folder, cell.checkpointing, cell.frozen)
     return build_backend(cell.backend, model, recipe, engine_options(cell))
 
 
@@ -104,11 +105,25 @@ class _Recorder:
         self.records.append(record)
 
 
+class SavesNothing:
+    """Stands for the saver."""
+
+    def begin(self, state: Any) -> None: ...
+
+    def report(self) -> SaveReport:
+        return SaveReport(0.0, 0.0)
+
+    def hear(self, finished: float, failed: float) -> None: ...
+
+    def finish(self) -> None: ...
+
+
 def train_course(backend: Backend, store: TokenStore, cell: Cell, steps: int) -> Outcome:
     """The course by the framework's own loop; the weights are this rank's pieces, NaN elsewhere."""
     setting, rank = cell.setting(steps), dist.get_rank()
     stream = row_stream(store, "train", setting.sampling, SEED)
     recorder: Any = _Recorder()
+    saves_nothing: Any = SavesNothing()
     options = LoopOptions(
         length=RunLength(steps, steps),
         stop_at_step=None,
@@ -126,7 +141,8 @@ def train_course(backend: Backend, store: TokenStore, cell: Cell, steps: int) ->
             backend,
             Schedule("linear", setting.peak_lr, steps, setting.warmup_steps),
             None,
-            lambda done, cursor: None,
+            saves_nothing,
+            lambda done, cursor: cast(RunState, None),
             lambda batches: 0.0,
             recorder,
             Terminal(False, 1),
@@ -137,14 +153,19 @@ def train_course(backend: Backend, store: TokenStore, cell: Cell, steps: int) ->
 
 
 def local_weights(backend: Backend) -> dict[str, torch.Tensor]:
-    return local_pieces(backend.layout, [shard.tensor.detach() for shard in backend.layout.shards])
+    """This rank's pieces of all master weights, of what is not trained too; NaN elsewhere."""
+    found: dict[str, torch.Tensor] = {}
+    for layout in backend.layout.with_frozen():
+        found |= local_pieces(layout, [shard.tensor.detach() for shard in layout.shards])
+    return found
 
 
 def local_pieces(layout: ShardLayout, tensors: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     """Of float32 tensors shaped like the shards, this rank's pieces by parameter, NaN elsewhere."""
-    whole = {info.name: torch.full((info.numel,), torch.nan) for info in layout.parameters}
+    whole = [torch.full((info.numel,), torch.nan) for info in layout.parameters]
     for shard, tensor in zip(layout.shards, tensors, strict=True):
         assert tensor.dtype == torch.float32
         for piece, values in zip(shard.slices, shard.views(tensor), strict=True):
-            whole[layout.parameters[piece.parameter].name][piece.start : piece.end] = values
-    return {info.name: whole[info.name].view(info.shape) for info in layout.parameters}
+            whole[piece.parameter][piece.start : piece.end] = values
+    named = zip(layout.parameters, whole, strict=True)
+    return {info.name: values.view(info.shape) for info, values in named}

@@ -13,6 +13,7 @@ from pretrain.backends.carried import BackendName
 from pretrain.backends.deepspeed import DeepSpeedBackend
 from pretrain.data.batches import Batch
 from pretrain.data.store import TokenStore
+from pretrain.model import PretrainingModel
 from pretrain.optim import LossScaler, ShardedOptimizer
 from pretrain.sharding import ShardLayout, Sliced
 from tests.numerics.cells import Cell, in_one_process
@@ -99,6 +100,10 @@ class MeanOfMeans:
     @property
     def layout(self) -> ShardLayout:
         return self._backend.layout
+
+    @property
+    def model(self) -> PretrainingModel:
+        return self._backend.model
 
     @property
     def optimizer(self) -> ShardedOptimizer:

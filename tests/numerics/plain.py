@@ -36,13 +36,15 @@ def plain_course(
 ) -> Outcome:
     """The course with master weights, moments and sums of `dtype`; the model itself in `compute`, if another.
 
-    Each step's trust ratios, by the name of the parameter, are appended to `trust_ratios`.
+    What the setting freezes stays as it was. Each step's trust ratios, by the name of the parameter, are appended to
+    `trust_ratios`.
     """
     store = TokenStore.open(folder / "store")
-    model = make_model(store, folder).to(compute or dtype)
-    computing = dict(model.encoder.named_parameters())
-    fresh = make_model(store, folder).encoder.named_parameters()
-    weights = {name: weight.detach().to(dtype) for name, weight in fresh}
+    model = make_model(store, folder, frozen=setting.frozen).to(compute or dtype)
+    computing = {name: weight for name, weight in model.encoder.named_parameters() if weight.requires_grad}
+    fresh = dict(make_model(store, folder).encoder.named_parameters())
+    weights = {name: fresh[name].detach().to(dtype) for name in computing}
+    kept = {name: weight.detach().to(dtype) for name, weight in fresh.items() if name not in computing}
     moments = {name: (torch.zeros_like(w), torch.zeros_like(w)) for name, w in weights.items()}
     stream = row_stream(store, "train", setting.sampling, SEED)
     cursor, losses, norms = Cursor(0, 0, 0), [], []
@@ -66,7 +68,7 @@ def plain_course(
         norms.append(norm)
         if trust_ratios is not None:
             trust_ratios.append(ratios)
-    return Outcome(losses, norms, weights)
+    return Outcome(losses, norms, weights | kept)
 
 
 def learning_rate(setting: Setting, step: int) -> float:

@@ -41,6 +41,7 @@ class Setting:
     optimizer: OptimizerName
     packing: bool
     steps: int
+    frozen: tuple[str, ...] = ()
 
     @property
     def sampling(self) -> SamplingOptions:
@@ -59,12 +60,15 @@ class Setting:
 
 
 def make_model(
-    store: TokenStore, folder: Path, checkpointing: Literal["none", "full"] | int = "none"
+    store: TokenStore,
+    folder: Path,
+    checkpointing: Literal["none", "full"] | int = "none",
+    frozen: tuple[str, ...] = (),
 ) -> PretrainingModel:
     config = folder / f"model-{dist.get_rank() if dist.is_initialized() else 'plain'}.json"
     config.write_text(json.dumps(MODEL_CONFIG))
     return build_model(
-        ModelOptions(config=config, dropout=0.0, activation_checkpointing=checkpointing),
+        ModelOptions(config=config, dropout=0.0, activation_checkpointing=checkpointing, frozen=frozen),
         vocab_size=store.vocab_size,
         special_ids=store.special_ids,
         seq_len=_SAMPLING.seq_len,

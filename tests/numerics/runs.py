@@ -15,10 +15,10 @@ from pretrain.checkpoint import CheckpointManifest, find_checkpoint
 from pretrain.comm import Placement
 from pretrain.config import resolve
 from pretrain.errors import PretrainError
+from pretrain.faults.tiny import write_tiny_store
 from pretrain.run import train
 from pretrain.signals import StopRequest
 from tests.numerics.recipe import MODEL_CONFIG
-from tests.tiny_store import write_tiny_store
 
 STEPS = 20
 ENGINES: tuple[tuple[BackendName, int], ...] = tuple(

@@ -1,4 +1,7 @@
-"""A run that was stopped and started again is the run that was never stopped."""
+"""A run that was stopped and started again is the run that was never stopped.
+
+On other numbers of ranks and under the other engine it goes on in rows of the matrix of faults.
+"""
 
 import shutil
 from pathlib import Path
@@ -25,31 +28,28 @@ ENGINES: tuple[tuple[BackendName, str], ...] = (
     ("deepspeed", "zero3_bf16"),
 )
 STRIPPED = ENGINES[:2]
-CROSS_TOLERANCE = 1e-6
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three worlds: whole and stopped runs; their continuations in new processes; one of them on one rank."""
+    """Two worlds: whole and stopped runs, and their continuations in new processes."""
     path = tmp_path_factory.mktemp("resume")
     prepare(path)
     first = []
     for backend, engine in ENGINES:
         whole = Start(path / f"{backend}-{engine}", backend, engine)
         first += [whole, Start(path / f"{backend}-{engine}-stopped", backend, engine, (STOP,))]
-    first.append(Start(path / "crossed", "deepspeed", "zero3", (NO_DROPOUT,)))
-    first.append(Start(path / "crossed-stopped", "deepspeed", "zero3", (NO_DROPOUT, STOP)))
+    first.append(Start(path / "no-dropout", "deepspeed", "zero3", (NO_DROPOUT, "train.stop_at_step=1")))
     stopped = Ending(75, f"Stopped by train.stop_at_step after step {HALF}, saved; start again to continue.")
-    assert run_ranks(start, 2, path, first, timeout=240.0)[0] == [Ending(0), stopped] * 6
+    endings = run_ranks(start, 2, path, first, timeout=240.0)[0]
+    assert endings[:-1] == [Ending(0), stopped] * 5 and endings[-1].exit_code == 75
     for backend, engine in STRIPPED:
         name = f"{backend}-{engine}"
         strip_moments(shutil.copytree(path / f"{name}-stopped", path / f"{name}-stripped"))
     second = [Start(path / f"{b}-{e}-stripped", b, e) for b, e in STRIPPED]
     second += [Start(path / f"{b}-{e}-stopped", b, e) for b, e in ENGINES]
     assert run_ranks(start, 2, path, second, timeout=240.0)[0] == [Ending(0)] * 7
-    third = [Start(path / "crossed-stopped", "fsdp", "zero3", (NO_DROPOUT,))]
-    assert run_ranks(start, 1, path, third)[0] == [Ending(0)]
     return path
 
 
@@ -65,7 +65,7 @@ def strip_moments(output: Path) -> None:
         )
         files.append(file.model_copy(update={"sha256": sha256_of(path), "bytes": path.stat().st_size}))
     stripped = manifest.model_copy(update={"files": files})
-    (checkpoint / MANIFEST_NAME).write_text(stripped.model_dump_json())
+    (checkpoint / MANIFEST_NAME).write_bytes(stripped.as_bytes())
 
 
 @pytest.mark.parametrize(("backend", "engine"), ENGINES)
@@ -99,21 +99,9 @@ def test_without_moments_it_does_not(folder: Path, backend: str, engine: str) ->
 
 
 def test_dropout_was_on(folder: Path) -> None:
-    with_dropout, without = records(folder / "deepspeed-zero2"), records(folder / "crossed")
+    with_dropout, without = records(folder / "deepspeed-zero2"), records(folder / "no-dropout")
     assert with_dropout[0]["cursor"] == without[0]["cursor"]
     assert abs(with_dropout[0]["loss"] - without[0]["loss"]) > 1e-3
-
-
-def test_goes_on_under_the_other_engine_on_fewer_ranks(folder: Path) -> None:
-    whole, crossed = records(folder / "crossed"), records(folder / "crossed-stopped")
-    assert [record["cursor"] for record in crossed] == [record["cursor"] for record in whole]
-    assert [record["samples"] for record in crossed] == [record["samples"] for record in whole]
-    for key in ("loss", "grad_norm"):
-        found = relative([record[key] for record in whole], [record[key] for record in crossed])
-        print(f"{key}: {found:.1e}")
-        assert found < CROSS_TOLERANCE, key
-    assert crossed[:HALF] == whole[:HALF]
-    assert newest(folder / "crossed-stopped")[1].state.written_by["ranks"] == 1
 
 
 def test_keeps_the_last_checkpoints(folder: Path) -> None:

@@ -1,9 +1,11 @@
 """Which limit ends a run, and how much of it is done."""
 
+from math import inf, nan
+
 import pytest
 
 from pretrain.config import BatchPlan
-from pretrain.optim import Progress, RunLength
+from pretrain.optim import Progress, RunLength, Validations
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,23 @@ def test_what_is_not_said_is_no_limit() -> None:
     far = Progress(10**9, 10**15, 1e9)
     assert RunLength(10).reached(far) is None
     assert RunLength(10, tokens=10**15).reached(far) == "train.tokens"
+
+
+def test_validations_by_hand() -> None:
+    """The best is the lowest; an improvement must lie more than 0.1 below the last one."""
+    found, told = Validations(), []
+    for step, loss in enumerate((nan, 3.0, 2.95, 2.89, 2.8, inf, 2.795, 2.7, 2.7), 1):
+        found = found.after(step, loss, 0.1)
+        told.append((found.best_step, found.mark, found.without_improvement))
+    assert told == [
+        *((None, None, 1), (2, 3.0, 0), (3, 3.0, 1), (4, 2.89, 0), (5, 2.89, 1), (5, 2.89, 2)),
+        *((7, 2.89, 3), (8, 2.7, 0), (8, 2.7, 1)),
+    ]
+    assert found.best_loss == 2.7
+    length = RunLength(10, 10, patience=2)
+    assert length.reached(Progress(5, validations=found)) is None
+    assert length.reached(Progress(5, validations=found.after(10, 3.0, 0.1))) == "eval.patience"
+    assert RunLength(10, 10).reached(Progress(5, validations=Validations(without_improvement=99))) is None
 
 
 def test_the_share_is_that_of_what_is_further_and_never_the_clocks() -> None:

@@ -42,7 +42,7 @@ from pretrain.data.store.manifest import (
 from pretrain.data.store.parts import merge_parts
 from pretrain.data.store.reader import Block, StoreSplit, TokenStore
 from pretrain.data.store.shard_writer import Documents
-from pretrain.data.store.verify import verified_bytes, verify_store
+from pretrain.data.store.verify import OnProgress, verified_bytes, verify_store
 from pretrain.data.store.writer import StoreLayout, StoreWriter, WriterState, partial_path
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "Documents",
     "FileEntry",
     "Manifest",
+    "OnProgress",
     "ShardEntry",
     "SpecialIds",
     "SplitEntry",

@@ -13,9 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-import numpy as np
-
 from pretrain.errors import DataError
+from pretrain.files import changed_at, kind_problem, too_short
 
 _CHUNK_BYTES = 1 << 22
 _MAX_NAME_CHARACTERS = 1000
@@ -27,6 +26,13 @@ class Sized(Protocol):
 
     @property
     def bytes(self) -> int: ...
+
+
+class Hashed(Sized, Protocol):
+    """The same, with the file's checksum."""
+
+    @property
+    def sha256(self) -> str: ...
 
 
 def name_problem(name: str) -> str | None:
@@ -43,31 +49,20 @@ def name_problem(name: str) -> str | None:
 
 def file_problems(folder: Path, files: Mapping[str, Sized]) -> Iterator[str]:
     """Sentences naming what is missing, reached through a link, no regular file, or of another size."""
+    return (found for _, found in look_at(folder, files) if isinstance(found, str))
+
+
+def look_at(folder: Path, files: Mapping[str, Sized]) -> Iterator[tuple[str, int | str]]:
+    """Of every file when it was last changed (`changed_at`), or what is wrong with it or a folder on its way."""
     bad_folders = []
     for name in sorted(_folders_of(files)):
-        problem = _kind_problem(f"{folder}/{name}", stat.S_ISDIR, "folder")
+        problem = kind_problem(f"{folder}/{name}", stat.S_ISDIR, "folder")
         if problem is not None:
             bad_folders.append(f"{name}/")
-            yield problem
+            yield name, problem
     for name, entry in files.items():
-        if bad_folders and name.startswith(tuple(bad_folders)):
-            continue
-        problem = size_problem(f"{folder}/{name}", entry.bytes)
-        if problem is not None:
-            yield problem
-
-
-def size_problem(path: str, num_bytes: int) -> str | None:
-    """A sentence unless `path` is a regular file of that size."""
-    try:
-        found = os.lstat(path)
-    except OSError as error:
-        return f"{path} cannot be read: {error.strerror or error}."
-    if not stat.S_ISREG(found.st_mode):
-        return _kind_problem(path, stat.S_ISREG, "regular file")
-    if found.st_size != num_bytes:
-        return f"{path} has {found.st_size} bytes, the manifest says {num_bytes}."
-    return None
+        if not bad_folders or not name.startswith(tuple(bad_folders)):
+            yield name, changed_at(f"{folder}/{name}", entry.bytes)
 
 
 def check_reaches(path: str, num_bytes: int) -> None:
@@ -75,31 +70,39 @@ def check_reaches(path: str, num_bytes: int) -> None:
     try:
         actual_bytes = os.stat(path).st_size
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
     if actual_bytes < num_bytes:
-        raise _too_short(path)
+        raise too_short(path)
 
 
-def read_items(path: str, dtype: np.dtype, start: int, count: int) -> np.ndarray:
-    """[count] items from number `start` on, a copy; raises DataError naming the file if it has fewer."""
-    try:
-        items = np.fromfile(path, dtype=dtype, count=count, offset=start * dtype.itemsize)
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    if len(items) != count:
-        raise _too_short(path)
-    return items
+class OpenFiles:
+    """The files of an open store: whether each still is what it was when the store was opened.
 
+    A file that was touched since is hashed again, once: it may be the same all the same (a backup's link, chmod).
+    """
 
-def read_bounded(path: Path, max_bytes: int) -> bytes:
-    """Content of a regular file; raises OSError where it cannot be read, DataError where it is no such file."""
-    size = os.lstat(path).st_size
-    problem = _kind_problem(str(path), stat.S_ISREG, "regular file")
-    if problem is not None:
-        raise DataError(problem)
-    if size > max_bytes:
-        raise DataError(f"{path} has {size} bytes, more than the {max_bytes} that such a file can have.")
-    return path.read_bytes()
+    def __init__(self, folder: Path, files: Mapping[str, Hashed], changed_ns: dict[str, int]) -> None:
+        self._folder = folder
+        self._files = files
+        self._changed_ns = changed_ns
+
+    def path(self, name: str) -> str:
+        return f"{self._folder}/{name}"
+
+    def check(self, name: str) -> None:
+        """Raises DataError naming the file if its content is another one now."""
+        path = self.path(name)
+        found = changed_at(path, self._files[name].bytes)
+        if found == self._changed_ns[name]:
+            return
+        if isinstance(found, str):
+            raise DataError(f"{found} It has changed while it was in use: copy or build the store again.")
+        if sha256_of(Path(path)) != self._files[name].sha256:
+            raise DataError(
+                f"{path} has changed while it was in use: its sha256 is not the manifest's; copy or build the store "
+                "again."
+            )
+        self._changed_ns[name] = found
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -148,27 +151,3 @@ def _folders_of(names: Mapping[str, Sized]) -> set[str]:
     return {
         str(parent) for name in direct for parent in (PurePosixPath(name), *PurePosixPath(name).parents)
     } - {"."}
-
-
-def _kind_problem(path: str, is_kind: "_Kind", kind: str) -> str | None:
-    try:
-        mode = os.lstat(path).st_mode
-    except OSError as error:
-        return f"{path} cannot be read: {error.strerror or error}."
-    if stat.S_ISLNK(mode):
-        return f"{path} is a symbolic link; a store's files lie in its own folder: copy the file there."
-    if not is_kind(mode):
-        return f"{path} is not a {kind}."
-    return None
-
-
-def _unreadable(path: str, error: OSError) -> DataError:
-    return DataError(f"{path} cannot be read: {error.strerror or error}.")
-
-
-def _too_short(path: str) -> DataError:
-    return DataError(f"{path} became shorter while it was in use; copy or build the store again.")
-
-
-class _Kind(Protocol):
-    def __call__(self, mode: int, /) -> bool: ...

@@ -7,7 +7,6 @@ in FORMAT.md.
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -16,8 +15,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import from_json
 
-from pretrain.data.store.files import name_problem, read_bounded, write_atomically
+from pretrain.data.store.files import name_problem, write_atomically
 from pretrain.errors import DataError, UsageError, misfit
+from pretrain.files import read_bounded, sealed, unsealed
 
 FORMAT = "pretrain-token-store"
 VERSION = 2
@@ -34,7 +34,6 @@ WORD_DTYPE = np.dtype(np.uint8)
 
 # Some 250,000 shards; a larger one is nobody's manifest.
 MAX_MANIFEST_BYTES = 1 << 28
-_OWN_CHECKSUM = re.compile(rb',\n "manifest_sha256": "([0-9a-f]{64})"\n}\n\Z')
 _MAX_COUNT = (1 << 63) - 1
 
 
@@ -181,10 +180,7 @@ class Manifest(_Frozen):
 
     def as_bytes(self) -> bytes:
         """The content of manifest.json."""
-        body = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True).encode()
-        body = body.removesuffix(b"\n}")
-        digest = own_checksum(body + b',\n "manifest_sha256": ""\n}\n')
-        return body + b',\n "manifest_sha256": "' + digest + b'"\n}\n'
+        return sealed(json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True).encode())
 
     @property
     def fingerprint(self) -> str:
@@ -212,11 +208,6 @@ def entry_of(content: bytes) -> FileEntry:
     return FileEntry(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
-def own_checksum(without_digits: bytes) -> bytes:
-    """What stands as manifest_sha256: the sha256, in hex, of all of the file's bytes but these 64 digits."""
-    return hashlib.sha256(without_digits).hexdigest().encode()
-
-
 def _parsed(content: bytes, path: Path) -> dict[str, Any]:
     """The manifest's keys; raises DataError where it is no manifest, of another version, or has changed."""
     try:
@@ -234,8 +225,7 @@ def _parsed(content: bytes, path: Path) -> dict[str, Any]:
         )
     if version == 1:
         return raw
-    found = _OWN_CHECKSUM.search(content, max(0, len(content) - 100))
-    if found is None or found[1] != own_checksum(content[: found.start(1)] + content[found.end(1) :]):
+    if unsealed(content) is None:
         raise DataError(
             f"{path} has changed since it was written: its own checksum does not agree; copy or build the "
             "store again."

@@ -1,12 +1,12 @@
 """Reading a token store: open checks the manifest and every file's size; a block is read when asked for.
 
-Nothing is kept per block or per shard except counts, so a store of thousands of shards opens in the time of
-one `stat` per file. `StoreSplit.block` reads two lines of its shard's block table and the block's lengths
-(small); tokens and word bits are read where somebody looks at them, for planning never does.
+Nothing is kept per block or per shard except counts and when each file was last changed, so a store of thousands of
+shards opens in the time of one `stat` per file. `StoreSplit.block` reads two lines of its shard's block table and the
+block's lengths (small); tokens and word bits are read where somebody looks at them, for planning never does.
 
 Files are read, not mapped: a window copies its tokens anyway (64 blocks of a million tokens out of a warm page
 cache: 63 ms read, 44 ms mapped), and a file that is cut short meanwhile is then an error that names it, where a
-mapping ends the process by SIGBUS.
+mapping ends the process by SIGBUS. A file that was touched since the open must still have its checksum.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain.data.store.files import check_reaches, file_problems, read_items
+from pretrain.data.store.files import OpenFiles, check_reaches, look_at
 from pretrain.data.store.manifest import (
     BLOCK_COLUMNS,
     BLOCK_DTYPE,
@@ -28,6 +28,7 @@ from pretrain.data.store.manifest import (
     read_manifest_bytes,
 )
 from pretrain.errors import DataError, UsageError
+from pretrain.files import read_items
 
 _BITS_PER_BYTE = 8
 
@@ -36,18 +37,21 @@ _BITS_PER_BYTE = 8
 class _Span:
     """Items `start` to `end` (exclusive) of a file."""
 
-    path: str
+    files: OpenFiles
+    name: str
     dtype: np.dtype
     start: int
     end: int
 
     def check(self) -> None:
         """Raises DataError if the file ends before the span does."""
-        check_reaches(self.path, self.end * self.dtype.itemsize)
+        check_reaches(self.files.path(self.name), self.end * self.dtype.itemsize)
 
     def read(self) -> np.ndarray:
-        """[end - start], a copy; raises DataError if the file ends before the span does."""
-        return read_items(self.path, self.dtype, self.start, self.end - self.start)
+        """[end - start], a copy; raises DataError if the file ends before the span does, or was replaced."""
+        items = read_items(self.files.path(self.name), self.dtype, self.start, self.end - self.start)
+        self.files.check(self.name)  # afterwards: what was read is older than what is looked at
+        return items
 
 
 @dataclass(frozen=True)
@@ -87,13 +91,13 @@ class Block:
 class StoreSplit:
     """One split of an open store: counts, and blocks by index."""
 
-    def __init__(self, folder: Path, name: str, entry: SplitEntry, token_dtype: np.dtype) -> None:
+    def __init__(self, files: OpenFiles, name: str, entry: SplitEntry, token_dtype: np.dtype) -> None:
         self.name = name
         self.num_tokens = entry.tokens
         self.num_sentences = entry.sentences
         self.num_documents = entry.documents
         self.num_blocks = entry.blocks
-        self._folder = folder
+        self._files = files
         self._shards = entry.shards
         self._token_dtype = token_dtype
         self._first_block = np.cumsum([0, *(shard.blocks for shard in entry.shards)], dtype=np.int64)
@@ -103,27 +107,32 @@ class StoreSplit:
         if not 0 <= index < self.num_blocks:
             raise IndexError(f"block {index} of split {self.name!r}, which has {self.num_blocks} blocks")
         shard = int(np.searchsorted(self._first_block, index, side="right")) - 1
-        stem = f"{self._folder}/{self._shards[shard].name}."
+        files, stem = self._files, f"{self._shards[shard].name}."
         line = index - int(self._first_block[shard])
-        (token, sentence, document), (token_end, sentence_end, document_end) = _table_lines(stem, line)
-        tokens = _Span(stem + "tokens", self._token_dtype, token, token_end)
-        words = _Span(stem + "words", WORD_DTYPE, token // _BITS_PER_BYTE, -(-token_end // _BITS_PER_BYTE))
+        (token, sentence, document), (token_end, sentence_end, document_end) = _table_lines(
+            files, stem + "blocks", line
+        )
+        tokens = _Span(files, stem + "tokens", self._token_dtype, token, token_end)
+        words = _Span(
+            files, stem + "words", WORD_DTYPE, token // _BITS_PER_BYTE, -(-token_end // _BITS_PER_BYTE)
+        )
         tokens.check()
         words.check()
-        sentence_lengths = _Span(stem + "sentences", LENGTH_DTYPE, sentence, sentence_end).read()
-        document_lengths = _Span(stem + "documents", LENGTH_DTYPE, document, document_end).read()
+        sentence_lengths = _Span(files, stem + "sentences", LENGTH_DTYPE, sentence, sentence_end).read()
+        document_lengths = _Span(files, stem + "documents", LENGTH_DTYPE, document, document_end).read()
         if int(sentence_lengths.sum(dtype=np.int64)) != token_end - token:
-            raise _damaged(stem + "sentences")
+            raise _damaged(files.path(stem + "sentences"))
         if int(document_lengths.sum(dtype=np.int64)) != sentence_end - sentence:
-            raise _damaged(stem + "documents")
+            raise _damaged(files.path(stem + "documents"))
         return Block(sentence_lengths, document_lengths, token % _BITS_PER_BYTE, tokens, words)
 
 
 class TokenStore:
     """An open token store. `open` is the only constructor a caller needs."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, files: OpenFiles) -> None:
         self.path = path
+        self._files = files
         self.manifest = manifest
         self.fingerprint = manifest.fingerprint
         self.vocab_size = manifest.vocab_size
@@ -138,23 +147,26 @@ class TokenStore:
         folder = Path(path)
         content = read_manifest_bytes(folder / MANIFEST_NAME)
         manifest = Manifest.from_bytes(content, folder / MANIFEST_NAME)
-        for problem in file_problems(folder, manifest.files):
-            raise DataError(f"{problem} The store is damaged: copy or build it again.")
-        return cls(folder, manifest)
+        changed_ns: dict[str, int] = {}
+        for name, found in look_at(folder, manifest.files):
+            if isinstance(found, str):
+                raise DataError(f"{found} The store is damaged: copy or build it again.")
+            changed_ns[name] = found
+        return cls(folder, manifest, OpenFiles(folder, manifest.files, changed_ns))
 
     def split(self, name: str) -> StoreSplit:
         """The split `train` or `heldout`; the latter is empty in a store made of a single document."""
         if name not in self.manifest.splits:
             raise UsageError(f"{self.path} has no split {name!r}; it has {', '.join(self.manifest.splits)}.")
-        return StoreSplit(self.path, name, self.manifest.splits[name], self.manifest.dtype)
+        return StoreSplit(self._files, name, self.manifest.splits[name], self.manifest.dtype)
 
 
-def _table_lines(stem: str, line: int) -> list[list[int]]:
+def _table_lines(files: OpenFiles, name: str, line: int) -> list[list[int]]:
     """Where a block and the next one begin, each (token, sentence, document)."""
-    lines = _Span(stem + "blocks", BLOCK_DTYPE, line * BLOCK_COLUMNS, (line + 2) * BLOCK_COLUMNS).read()
+    lines = _Span(files, name, BLOCK_DTYPE, line * BLOCK_COLUMNS, (line + 2) * BLOCK_COLUMNS).read()
     begin, end = lines.reshape(2, BLOCK_COLUMNS)
     if not (begin < end).all():
-        raise _damaged(stem + "blocks")
+        raise _damaged(files.path(name))
     return [begin.tolist(), end.tolist()]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from pretrain.data.store.files import chunks_of, file_problems, read_items
+from pretrain.data.store.files import chunks_of, file_problems
 from pretrain.data.store.manifest import (
     BLOCK_COLUMNS,
     BLOCK_DTYPE,
@@ -21,6 +21,7 @@ from pretrain.data.store.manifest import (
     ShardEntry,
 )
 from pretrain.errors import DataError
+from pretrain.files import read_items
 
 _CHUNK_TOKENS = 1 << 22
 

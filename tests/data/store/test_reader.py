@@ -1,12 +1,14 @@
 """Opening and reading: what does not fit is an error that names the file, never a crash."""
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pretrain.data.store import TokenStore
+from pretrain.data.store import TokenStore, files
+from pretrain.data.store.files import sha256_of
 from pretrain.errors import DataError, UsageError
 from tests.data.store.documents import random_texts, texts_in, write
 
@@ -70,6 +72,58 @@ def test_counts_that_changed_after_the_open_are_named(store_path: Path, suffix: 
     items[:3] += 1 << 20
     items.tofile(path)
     with pytest.raises(DataError, match=rf"train-00000\.{suffix} has changed"):
+        split.block(0)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("how", ["written over", "replaced", "replaced by one of an older date"])
+def test_a_file_of_the_same_size_with_other_content_is_named(store_path: Path, suffix: str, how: str) -> None:
+    split = TokenStore.open(store_path).split("train")
+    path = store_path / f"train-00000.{suffix}"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # of the last block; block 0 is read
+    time.sleep(0.02)  # a file system's clock may tick that slowly
+    target = path if how == "written over" else path.with_name("other")
+    target.write_bytes(content)
+    if how == "replaced by one of an older date":
+        os.utime(target, (0, 0))
+    target.replace(path)
+    with pytest.raises(DataError, match=rf"train-00000\.{suffix} has changed while it was in use"):
+        _ = [split.block(0).tokens, split.block(0).word_bits]
+
+
+def test_a_file_that_was_touched_and_is_the_same_goes_on(
+    store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[Path] = []
+
+    def hash_and_note(path: Path) -> str:
+        hashed.append(path)
+        return sha256_of(path)
+
+    monkeypatch.setattr(files, "sha256_of", hash_and_note)
+    split = TokenStore.open(store_path).split("train")
+    before = split.block(0).tokens.tolist()
+    time.sleep(0.02)
+    for suffix in SUFFIXES:
+        path = store_path / f"train-00000.{suffix}"
+        os.chmod(path, 0o444)
+        os.link(path, path.with_name(f"backup.{suffix}"))
+        path.with_name("other").write_bytes(path.read_bytes())
+        path.with_name("other").replace(path)
+    assert split.block(0).tokens.tolist() == before
+    assert len(split.block(1).word_starts()) == split.block(1).num_tokens
+    # Each once, not for every block.
+    assert sorted(path.suffix[1:] for path in hashed) == sorted(SUFFIXES)
+
+
+def test_a_file_that_goes_away_is_named(store_path: Path) -> None:
+    split = TokenStore.open(store_path).split("train")
+    block = split.block(0)
+    (store_path / "train-00000.tokens").unlink()
+    with pytest.raises(DataError, match=r"train-00000\.tokens cannot be read"):
+        _ = block.tokens
+    with pytest.raises(DataError, match=r"train-00000\.tokens cannot be read"):
         split.block(0)
 
 
