@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pretrain.data.store import verify_store
 from pretrain.faults.bench import Bench
 from pretrain.faults.world import world
 
@@ -36,7 +37,8 @@ def test_while_the_demo_store_is_built(rank: int, bench: Bench, tmp_path: Path, 
         words = ("before the first step", "start again to begin")
         assert any(all(each in said for each in words) for said in running.errors), running.said
         running.wait_for_ends(builders)
-        assert not (store / "manifest.json").exists()
+        # Nothing half made; where the builder was faster than the word of the signal, the whole.
+        assert not store.exists() or verify_store(store, full=True) == []
     with world(SMALL_DEMO, tmp_path, demo, 2) as running:
         assert running.end(seconds=120)[0] == [75] * 2, running.said
         assert running.steps == 1
