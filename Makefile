@@ -36,7 +36,7 @@ test-full: environment ## the same, with the sweeps that `test` takes a sample o
 test-matrix: environment ## every engine, stage, cut and precision beside one plain process; writes the table of the docs
 	python -m pytest --in-full tests/numerics/test_matrix.py --matrix-results tests/benchmarks/results
 
-faults: environment ## every fault in full, and a table of what is promised and what was kept; about half an hour
+faults: environment ## every fault in full, and a table of what is promised and what was kept; some minutes
 	python -m pretrain faults --output tests/benchmarks/results/faults.json
 
 check: environment ## lint, types and the fast tests
