@@ -1,7 +1,7 @@
 """events.jsonl of a run folder: when the run was started, and how each start ended.
 
-metrics.jsonl keeps of every step the last time it was made, and config.json what the last start resolved. This file keeps
-every start, one JSON object per line and never shortened:
+metrics.jsonl keeps of every step the last time it was made, and config.json what the last start resolved. This file
+keeps every start, one JSON object per line and never shortened:
 
 1. a start, with the step it goes on from, the host, and what it computes with;
 2. the end that it came to: finished, stopped, or failed, with the sentence that it said and its exit code;
@@ -34,7 +34,9 @@ class RunEvents:
         kept = faults.kept()
         if kept is not None:
             end, at = kept
-            self._note("fault", datetime.fromtimestamp(at, UTC), rank=end.rank, code=end.code, said=end.sentence)
+            self._note(
+                "fault", datetime.fromtimestamp(at, UTC), rank=end.rank, code=end.code, said=end.sentence
+            )
         faults.clear()
 
     @contextmanager

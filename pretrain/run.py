@@ -201,7 +201,11 @@ class Run:
         stores = [store.model_dump() for store in build.saved_stores(self.corpus)]
         data: dict[str, Any] = {"blend": stores} if self.corpus.is_blend else {"store": stores[0]["name"]}
         data["store_fingerprint"] = self.corpus.fingerprint
-        content = config | {"schedule": schedule, "run": self.initial.written_by} | data
+        parts = self.backend.layout.with_frozen()
+        numel = sum(info.numel for part in parts for info in part.parameters)
+        about: dict[str, Any] = {"run": self.initial.written_by}
+        about["model"] = {"class": self.initial.model_class, "parameters": numel}
+        content = config | {"schedule": schedule} | about | data
         self.folder.write_config(without_secrets(content, comm.environment_secrets()))
         return MetricsWriter(
             self.folder.metrics,
