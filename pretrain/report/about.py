@@ -83,8 +83,8 @@ def _read(name: str, folder: RunFolder) -> About:
 
 def described(about: About) -> dict[str, str]:
     """What the run is, by property."""
-    run = about.at("run") if isinstance(about.at("run"), dict) else {}
-    versions = run.get("versions") if isinstance(run.get("versions"), dict) else {}
+    run = _mapping(about.at("run"))
+    versions = _mapping(run.get("versions"))
     model, parameters = _model(about)
     stores = about.at("blend") if isinstance(about.at("blend"), list) else []
     store = ", ".join(str(each.get("name")) for each in stores if isinstance(each, dict)) or about.at("store")
@@ -165,6 +165,10 @@ def _model(about: About) -> tuple[Any, int]:
     if manifest is None:
         return None, 0
     return manifest.state.model_class, sum(prod(shape) for shape in manifest.parameters.values())
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _first(values: Any) -> Any:

@@ -105,7 +105,7 @@ def figure(value: float | None, digits: int = 4) -> str:
     """A figure of a table: 1,234,567, 4.102, 0.0007143, 1.2e-06; a dash where there is none."""
     if value is None or not isfinite(value):
         return NOTHING
-    if abs(value) >= 10**digits or value == round(value):
+    if abs(value) >= 10 ** (digits - 1) or value == round(value):
         return f"{value:,.0f}" if abs(value) < 1e15 else f"{value:.4g}"
     return f"{value:.{digits}g}"
 

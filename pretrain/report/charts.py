@@ -26,8 +26,11 @@ class Kind:
     from_zero: bool = False
     constant: float | None = None
     level: str | None = None  # another figure of the same kind, drawn as a thin line
-    level_title: str = ""
     source: str = "training"
+
+    @property
+    def level_title(self) -> str:
+        return (self.level or "").replace("_", " ")
 
 
 KINDS = (
@@ -35,12 +38,14 @@ KINDS = (
     Kind("mlm_loss", "MLM loss", "nats per masked token", noisy=True, may_be_log=True),
     Kind("nsp_loss", "NSP loss", "nats per pair", noisy=True, may_be_log=True, constant=0.0),
     Kind(
-        *("mask_only_loss", "Held-out loss on [MASK]", "nats per masked token"),
-        **{"level": "unigram_entropy", "level_title": "unigram entropy", "source": "held_out"},
+        "mask_only_loss",
+        "Held-out loss on [MASK]",
+        "nats per token",
+        level="unigram_entropy",
+        source="held_out",
     ),
     Kind(
-        *("mlm_loss", "Held-out MLM loss", "nats per masked token"),
-        **{"level": "unigram_entropy", "level_title": "unigram entropy", "source": "held_out"},
+        "mlm_loss", "Held-out MLM loss", "nats per masked token", level="unigram_entropy", source="held_out"
     ),
     Kind("mlm_accuracy", "Held-out MLM accuracy", "share of positions", source="held_out"),
     Kind("nsp_accuracy", "Held-out NSP accuracy", "share of pairs", source="held_out"),
@@ -138,7 +143,7 @@ def _words(kind: Kind, series: Series) -> str:
     return "; ".join(parts)
 
 
-def _at(curve: Curve, index: int) -> str:
+def _at(curve: Curve, index: np.intp) -> str:
     first, last = curve.first[index], curve.x["step"][index]
     return f"at step {last:,.0f}" if first == last else f"within steps {first:,.0f} to {last:,.0f}"
 

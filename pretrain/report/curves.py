@@ -45,9 +45,8 @@ class Curve:
         """Median of the medians of the neighbouring buckets, [n]; shorter at the ends, NaN where a bucket has none."""
         half = max(MIN_WINDOW, round(len(self) * WINDOW_SHARE)) // 2
         smooth = np.full(len(self), nan)
-        for index in np.flatnonzero(np.isfinite(self.middle)):
-            reach = min(half, index, len(self) - 1 - index)  # the same to both sides, or a slope is bent
-            near = self.middle[index - reach : index + reach + 1]
+        for index in np.flatnonzero(np.isfinite(self.middle)).tolist():
+            near = self.middle[max(0, index - half) : index + half + 1]
             smooth[index] = np.median(near[np.isfinite(near)])
         return smooth
 

@@ -17,6 +17,7 @@ from pretrain.report.curves import X_KINDS, Curve
 
 WIDTH, HEIGHT = 1000, 400
 _MARK = 22
+_MOST_MARKED = 60  # points of a line that are marked as such
 # What is drawn stays in the box or so near to it that the numbers stay short.
 _OUTSIDE = 0.5
 # Raw points of a noisy curve beyond these shares may lie outside of the box.
@@ -25,12 +26,13 @@ _RAW_SHARES = (0.01, 0.99)
 
 @dataclass(frozen=True)
 class Line:
-    """Of one run, by kind of x, path data: of the faint part (an area or points), of the line, of the level, and of
-    marks at the upper edge where something was not finite."""
+    """Of one run, by kind of x, path data: of the faint part (an area or dots), of the points of a short line, of the
+    line, of the level, and of marks at the upper edge where something was not finite."""
 
     run: int
     area: Mapping[str, str]
     dots: Mapping[str, str]
+    points: Mapping[str, str]
     front: Mapping[str, str]
     level: Mapping[str, str]
     missing: Mapping[str, str]
@@ -100,11 +102,12 @@ def _line(chart: Chart, series: Series, x: Mapping[str, Axis], y: Axis) -> Line:
         parts[kind] = (
             _area(across, _up(y, curve.low), _up(y, curve.high)) if area else "",
             _dots(across, _up(y, curve.middle)) if shown and not area else "",
+            _dots(across, _up(y, series.front)) if len(curve) <= _MOST_MARKED and not shown else "",
             _path(across, _up(y, series.front)),
             "" if level is None else _level(level, x[kind], y, kind),
             "".join(f"M{each:.0f} 0v{_MARK}" for each in across[curve.missing] if isfinite(each)),
         )
-    columns = [{kind: parts[kind][index] for kind in X_KINDS} for index in range(5)]
+    columns = [{kind: parts[kind][index] for kind in X_KINDS} for index in range(6)]
     return Line(series.run, *columns)
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +20,7 @@ MAX_EVENTS = 100  # of the first and of the last lines of events.jsonl each
 MAX_REPORTS = 50
 MAX_CHECKPOINTS = 100
 MAX_TEXT = 400
+Lines = list[Mapping[str, Any]]
 _REPORT_NAME = re.compile(r"not-finite-step-([0-9]{1,15})\.json")
 
 
@@ -74,14 +75,11 @@ def shortened(events: Sequence[Event], most: int) -> list[Event]:
 
 def _written(folder: RunFolder, training: Training) -> Iterator[Event]:
     """The lines of events.jsonl."""
-    lines = (line for line in read_lines(folder.events) if line is not None)
-    first = list(islice(lines, MAX_EVENTS))
-    last: deque[dict[str, Any]] = deque(maxlen=MAX_EVENTS)
-    passed = sum(1 for line in lines if not last.append(line))
+    first, left_out, last = _both_ends(line for line in read_lines(folder.events) if line is not None)
     step, running = 0, False
-    for line in (*first, *last):
-        if line is last[0] if last and passed > len(last) else False:
-            yield Event("left out", step, f"{passed - len(last):,} more lines of events.jsonl")
+    for index, line in enumerate([*first, *last]):
+        if left_out and index == len(first):
+            yield Event("left out", step, f"{left_out:,} more lines of events.jsonl")
         kind, date = line.get("event"), _text(line.get("date"), 40)
         step = _step(line.get("step"), step)
         if kind == "start":
@@ -97,6 +95,18 @@ def _written(folder: RunFolder, training: Training) -> Iterator[Event]:
         elif kind == "fault":
             yield Event("fault", step, _text(line.get("said")) or "A fault without a sentence.", date)
             running = False
+
+
+def _both_ends(lines: Iterable[Mapping[str, Any]]) -> tuple[Lines, int, Lines]:
+    """The first lines, how many are between, and the last ones."""
+    rest = iter(lines)
+    first = list(islice(rest, MAX_EVENTS))
+    last: deque[Mapping[str, Any]] = deque(maxlen=MAX_EVENTS)
+    passed = 0
+    for line in rest:
+        last.append(line)
+        passed += 1
+    return first, passed - len(last), list(last)
 
 
 def _start(line: Mapping[str, Any], step: int) -> str:

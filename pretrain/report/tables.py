@@ -61,13 +61,13 @@ def data_table(runs: Sequence[RunFound]) -> list[Row]:
         {
             "steps": lambda run: figure(run.training.steps),
             "tokens": lambda run: figure(run.training.tokens),
+            "the same over the stores' training text": _passes,
             "samples": lambda run: figure(run.training.samples),
             "rows": lambda run: figure(run.training.rows),
             "tokens per step": lambda run: figure(_ratio(run.training.tokens, run.training.steps)),
             "samples per row": lambda run: figure(_ratio(run.training.samples, run.training.rows)),
             "real tokens among all positions": _real_share,
             "epochs seen": _epochs,
-            "passes over the stores' text": _passes,
             "selected for MLM": _masked,
             "cursor of the last step": lambda run: ", ".join(map(str, run.training.cursor[:60])) or NOTHING,
         },
@@ -147,7 +147,10 @@ def _epochs(run: RunFound) -> str:
     """The cursor's: of a blend, each store's."""
     cursor = run.training.cursor
     epochs = cursor[1::3] if len(cursor) > 3 else cursor[:1]
-    return ", ".join(f"in number {epoch + 1:,}" for epoch in epochs[:MAX_STORES]) or NOTHING
+    return (
+        ", ".join(f"{epoch:,} whole ones, and number {epoch + 1:,} in part" for epoch in epochs[:MAX_STORES])
+        or NOTHING
+    )
 
 
 def _passes(run: RunFound) -> str:
@@ -188,6 +191,8 @@ def _skipped(run: RunFound) -> str:
     skipped = run.training.skipped
     if not skipped:
         return "0"
+    if len(skipped) == 1:
+        return f"{sum(skipped.values()):,} ({next(iter(skipped))})"
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped.most_common(8))
     return f"{sum(skipped.values()):,} ({reasons})"
 
