@@ -1,6 +1,7 @@
 """A real browser, headless, driven by Chromium's DevTools protocol over two pipes: no port, no driver, no network."""
 
 import base64
+import fcntl
 import itertools
 import json
 import os
@@ -109,10 +110,11 @@ def browser(folder: Path) -> Iterator[Page]:
     found = executable()
     assert found is not None
     (from_us, to_browser), (from_browser, to_us) = os.pipe(), os.pipe()
-    # The browser reads its commands from descriptor 3 and answers on 4.
+    # The browser reads its commands from descriptor 3 and answers on 4, which may be taken here.
+    from_us, to_us = (_moved(each) for each in (from_us, to_us))
     shell = f'exec "$0" "$@" 3<&{from_us} 4>&{to_us}'
     options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
-    command = ["sh", "-c", shell, found, *options, "--remote-debugging-pipe", f"--user-data-dir={folder}"]
+    command = ["bash", "-c", shell, found, *options, "--remote-debugging-pipe", f"--user-data-dir={folder}"]
     home = os.environ | {"HOME": str(folder)}
     process = subprocess.Popen(
         command, pass_fds=(from_us, to_us), env=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -130,3 +132,10 @@ def browser(folder: Path) -> Iterator[Page]:
         process.wait()
         os.close(to_browser)
         os.close(from_browser)
+
+
+def _moved(descriptor: int) -> int:
+    """The same, under a number of two digits."""
+    found = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
+    os.close(descriptor)
+    return found
