@@ -24,7 +24,7 @@ from pretrain.report.drawing import HEIGHT, WIDTH, drawn, ends_of
 from pretrain.report.happened import KINDS, Event, events_of, shortened
 from pretrain.report.ratios import read_trust_ratios
 from pretrain.report.tables import RunFound, data_table, final_table, runs_table
-from pretrain.report.training import HeldOut, Training, read_held_out, read_training
+from pretrain.report.training import SKIPPED, HeldOut, Training, read_held_out, read_training
 
 HERE = Path(__file__).parent
 MARK = "<!doctype html>\n<!-- made by python -m pretrain report -->"
@@ -92,7 +92,7 @@ def page_of(runs: Sequence[RunFound]) -> str:
             width=WIDTH,
             height=HEIGHT,
             last_step=last,
-            marks=[_marks(run.events, last) for run in runs],
+            marks=[_marks([*run.events, *_skipped(run)], last) for run in runs],
             lists=[shortened(run.events, MAX_EVENTS // len(runs)) for run in runs],
             kinds=KINDS,
             shown_kinds=[
@@ -157,6 +157,12 @@ def _marks(events: Sequence[Event], last: int) -> list[tuple[float, Event]]:
         if event.kind != "left out":
             places.setdefault((event.kind, float(round(100 * event.step / max(1, last)))), event)
     return [(percent, event) for (_, percent), event in places.items()]
+
+
+def _skipped(run: RunFound) -> list[Event]:
+    """Where steps were skipped that are too many to be listed."""
+    curve = run.training.curves.get(SKIPPED)
+    return [] if curve is None else [Event("skipped", int(step), "") for step in curve.x["step"]]
 
 
 def _environment() -> Environment:

@@ -158,7 +158,7 @@ def _passes(run: RunFound) -> str:
     sizes = [_store_tokens(name, fingerprint) for name, fingerprint in _named_stores(run.about)]
     passes = _ratio(run.training.tokens, sum(sizes)) if sizes else nan
     return (
-        f"{figure(passes, 3)} (of {figure(sum(sizes))} tokens)"
+        f"{figure(passes, 3)} times its {figure(sum(sizes))} tokens"
         if isfinite(passes)
         else "not known: no store there"
     )

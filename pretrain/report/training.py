@@ -19,6 +19,7 @@ HELD_OUT = (
     *("mlm_accuracy", "nsp_accuracy", "nsp_accuracy_low"),
 )
 MAX_STEP = 1 << 53
+SKIPPED = "any skipped"  # of a bucket: where the time line has its marks, however many there are
 MAX_SPANS = 200
 MAX_TEXT = 40
 
@@ -118,13 +119,12 @@ class Training:
 def read_training(folder: RunFolder, points: int) -> Training:
     """All steps, in curves of at most `points` points. Raises DataError, OSError."""
     training = Training()
-    buckets = Buckets((*LOSSES, *OTHERS), count_lines(folder.metrics), points)
+    buckets = Buckets((*LOSSES, *OTHERS, SKIPPED), count_lines(folder.metrics), points)
     for line in _good(training, folder):
         place = {"step": training.last_step, "tokens": training.tokens, "seconds": training.seconds}
         # A figure that is null for want of something else, as mfu, is none; a loss that is null is not finite.
-        buckets.add(
-            place, {name: value for name, value in line.items() if name in LOSSES or value is not None}
-        )
+        known = {name: value for name, value in line.items() if name in LOSSES or value is not None}
+        buckets.add(place, known | ({SKIPPED: 1.0} if line.get("skipped") is True else {}))
     training.curves = buckets.curves()
     return training
 

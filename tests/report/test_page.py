@@ -299,6 +299,8 @@ def test_a_long_run_and_many_runs_make_a_page_of_bounded_size(tmp_path: Path, in
     assert max(loss["high"]) == pytest.approx(max(finite), rel=1e-3)
     assert page.column(FINAL)["skipped steps"] == f"{len(changed):,} (overflow)"
     assert len(page.tables["long"]) < 500
+    marks = [keys["style"] for _, keys in page.elements if keys.get("class") == "skipped"]
+    assert marks[0] == "left:0.0%" and marks[-1] == "left:100.0%" and len(marks) == 101
     shorter = write_run(tmp_path / "shorter", 5000, changed, eval_every=10)
     names = [tmp_path / f"run-{number}" for number in range(8)]
     for each in names:
