@@ -73,7 +73,14 @@ def test_an_older_step_becomes_the_latest_and_a_missing_export_is_made_up_for(
     assert steps_of(run) == [1, 2, 3, 4]
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     assert [(event["event"], event["step"], event.get("code")) for event in events] == [
-        *(("start", 0, None), ("end", 4, 0), ("start", 2, None), ("end", 3, 75), ("start", 3, None), ("end", 4, 0))
+        *(
+            ("start", 0, None),
+            ("end", 4, 0),
+            ("start", 2, None),
+            ("end", 3, 75),
+            ("start", 3, None),
+            ("end", 4, 0),
+        )
     ]
     assert contents(run / "model") != model
 

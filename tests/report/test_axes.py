@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from pretrain.report.axes import axis_of, duration, figure, linear_axis, log_axis, short
+from pretrain.report.axes import Axis, axis_of, duration, figure, linear_axis, log_axis, short
 
 
-def labels(axis: object) -> list[str]:
-    return [label for _, label in axis.ticks]  # type: ignore[attr-defined]
+def labels(axis: Axis) -> list[str]:
+    return [label for _, label in axis.ticks]
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_linear_ticks(low: float, high: float, expected: list[str]) -> None:
     assert labels(axis) == expected
     assert axis.low <= low and axis.high >= high
     shares = [share for share, _ in axis.ticks]
-    assert (shares[0], shares[-1]) == (0.0, pytest.approx(1.0))
+    assert shares[0] == 0.0 and shares[-1] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(

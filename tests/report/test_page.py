@@ -114,7 +114,12 @@ def test_runs_beside_each_other(tmp_path: Path) -> None:
 
 def test_what_is_not_finite_is_a_gap_a_mark_and_a_word(tmp_path: Path) -> None:
     bad = {"loss": None, "mlm_loss": None, "grad_norm": None, "skipped": True, "skipped_because": "overflow"}
-    changed = {50: bad, 51: bad, 80: {"skipped": True, "skipped_because": "spike"}, 90: {"loss": None}}
+    changed: dict[int, dict[str, Any]] = {
+        50: bad,
+        51: bad,
+        80: {"skipped": True, "skipped_because": "spike"},
+        90: {"loss": None},
+    }
     changed |= {step: {"loss_scale": 65536.0} for step in range(1, 50)}
     page = page_of(tmp_path, write_run(tmp_path / "one", 100, changed))
     final = page.column(FINAL)
