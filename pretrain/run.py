@@ -5,7 +5,9 @@
 3. the loop trains; the last validation and the Hugging Face folder follow.
 """
 
-from contextlib import nullcontext
+import os
+import socket
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,7 @@ from pretrain.data.corpus import Corpus
 from pretrain.data.loader import StepBatches
 from pretrain.ending import Ending
 from pretrain.errors import UsageError
+from pretrain.events import RunEvents
 from pretrain.loop import Loop, LoopOptions
 from pretrain.metrics import MetricsWriter, Terminal
 from pretrain.model.flops import TrainingFlops
@@ -29,7 +32,6 @@ from pretrain.run_folder import RunFolder
 from pretrain.secrets import without_secrets
 from pretrain.signals import StopRequest
 from pretrain.watch import Watch
-from pretrain.watch.ending import FaultFolder
 
 
 def train(request: Request, stop: StopRequest, watch: Watch | None = None) -> None:
@@ -42,7 +44,7 @@ def train(request: Request, stop: StopRequest, watch: Watch | None = None) -> No
     terminal = Terminal(place.is_first, request.config.recipe.log.every)
     comm.on_first_rank(folder.create)
     comm.on_first_rank(lambda: folder.lock(comm.batch_job()))
-    comm.on_first_rank(FaultFolder(folder.path).clear)  # another start's
+    comm.on_first_rank(RunEvents(folder, comm.environment_secrets()).keep_fault)  # another start's
     watch.report_into(folder.path)
     try:
         if place.is_first:
@@ -153,7 +155,7 @@ class Run:
             self.watch.activity,
         )
         self.watch.begin_training(start.step + 1, lambda: checkpoint.find_checkpoint(self.folder.checkpoints))
-        with writer or nullcontext():
+        with writer or nullcontext(), self._noting(start.step, writer):
             with loader:
                 done = self._taken_through(loop, start)
             ending.reach(done, self.length)
@@ -199,7 +201,11 @@ class Run:
         stores = [store.model_dump() for store in build.saved_stores(self.corpus)]
         data: dict[str, Any] = {"blend": stores} if self.corpus.is_blend else {"store": stores[0]["name"]}
         data["store_fingerprint"] = self.corpus.fingerprint
-        content = config | {"schedule": schedule, "run": self.initial.written_by} | data
+        parts = self.backend.layout.with_frozen()
+        numel = sum(info.numel for part in parts for info in part.parameters)
+        about: dict[str, Any] = {"run": self.initial.written_by}
+        about["model"] = {"class": self.initial.model_class, "parameters": numel}
+        content = config | {"schedule": schedule} | about | data
         self.folder.write_config(without_secrets(content, comm.environment_secrets()))
         return MetricsWriter(
             self.folder.metrics,
@@ -209,6 +215,14 @@ class Run:
             finished_steps,
             self.request.config.recipe.log.every,
         )
+
+    def _noting(self, step: int, writer: MetricsWriter | None) -> AbstractContextManager[None]:
+        """On rank 0, the lines of events.jsonl about this start."""
+        if writer is None:
+            return nullcontext()
+        here = {"host": socket.gethostname(), "pid": os.getpid(), "job": comm.batch_job()}
+        events = RunEvents(self.folder, comm.environment_secrets())
+        return events.of_start(step, here | self.initial.written_by, lambda: writer.last_step)
 
     def _loop_options(self) -> LoopOptions:
         recipe, place = self.request.config.recipe, self.request.place

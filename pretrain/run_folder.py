@@ -4,6 +4,7 @@ config.json      all that was resolved        checkpoints/step-00000100/, checkp
 metrics.jsonl    one object per step          model/        the Hugging Face folder, at the end
 eval.jsonl       one object per validation    tensorboard/  the same curves
 samples.jsonl    with log.samples: the names of each step's samples
+events.jsonl     every start of the run, how each ended, and faults
 not-finite-step-00000100.json    what was found out about a step that ended the run by a loss or gradient not finite
 """
 
@@ -33,6 +34,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.evaluations = path / "eval.jsonl"
         self.samples = path / "samples.jsonl"
+        self.events = path / "events.jsonl"
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"

@@ -36,9 +36,11 @@ class MetricsWriter:
         self._samples: TextIO | None = None
         self._board = SummaryWriter(tensorboard, purge_step=finished_steps + 1)
         self._log_every = log_every
+        self.last_step = finished_steps
 
     def step(self, record: StepRecord) -> None:
         """One optimizer step."""
+        self.last_step = record.step
         content = asdict(record)
         reason, noise = content.pop("skipped_because"), content.pop("noise") or {}
         _write(self._metrics, content | ({} if reason is None else {"skipped_because": reason}) | noise)

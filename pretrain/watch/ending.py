@@ -13,10 +13,13 @@ from select import POLLERR, poll
 from threading import Thread
 from typing import TypeVar
 
+from pretrain.errors import DataError
+from pretrain.files import json_object, read_bounded
 from pretrain.watch.beats import Beats, End, as_json
 
 Result = TypeVar("Result")
 FAULT_NAME = "fault.json"
+MAX_FAULT_BYTES = 1 << 20
 STACKS_NAME = "stacks"
 STORE_SECONDS = 1.5
 DISK_SECONDS = 2.0
@@ -59,6 +62,14 @@ class FaultFolder:
             except ValueError:  # being written
                 return End(-1, end.code, "", end.is_fault)
         return end
+
+    def kept(self) -> tuple[End, float] | None:
+        """What an earlier start left, and when, in seconds since 1970; None where there is nothing that can be read."""
+        try:
+            content = json_object(read_bounded(self._fault, MAX_FAULT_BYTES))
+            return End(**content), self._fault.lstat().st_mtime
+        except (OSError, ValueError, TypeError, DataError):
+            return None
 
     def stacks_path(self, rank: int) -> Path:
         return self._stacks / f"rank-{rank:05d}.txt"

@@ -71,6 +71,17 @@ def test_an_older_step_becomes_the_latest_and_a_missing_export_is_made_up_for(
     assert again.returncode == 0
     assert "step-00000003 after step 3" in again.stdout
     assert steps_of(run) == [1, 2, 3, 4]
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    assert [(event["event"], event["step"], event.get("code")) for event in events] == [
+        *(
+            ("start", 0, None),
+            ("end", 4, 0),
+            ("start", 2, None),
+            ("end", 3, 75),
+            ("start", 3, None),
+            ("end", 4, 0),
+        )
+    ]
     assert contents(run / "model") != model
 
     # Died after the last checkpoint: model/ is of the earlier end.
