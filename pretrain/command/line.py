@@ -55,7 +55,7 @@ def run(commands: Sequence[Command], argv: Sequence[str] | None) -> int:
 
 
 def _take(parser: argparse.ArgumentParser, arguments: argparse.Namespace, others: list[str]) -> None:
-    """Overrides that stand apart from the first ones, between or behind options. Raises UsageError for what else is left."""
+    """Overrides that stand apart from the first ones, behind other options. Raises UsageError for what else is left."""
     taken = getattr(arguments, "overrides", None)
     wrong = [each for each in others if taken is None or each.startswith("-")]
     if wrong:

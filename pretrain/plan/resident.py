@@ -2,11 +2,12 @@
 
 glibc gives a piece of memory back at once only where it is larger than 32 MiB; smaller ones stay in its heap, and what
 lies between pieces that are still held is rarely of the size that is asked for next. So weights that an engine has
-copied, what is gathered layer by layer, and gradients on their way leave holes. How many, as multiples of the bytes of
-all small parameters, was measured (`python -m tests.benchmarks.plan_memory`) and is no law: `_KEPT`.
+copied, what is gathered layer by layer, and gradients on their way leave holes (`_KEPT`). Activations, which come and go
+by layers, leave others that gradients then fill (`_FILLED`). Both figures were measured on two gloo ranks, and are no
+law: `python -m tests.benchmarks.plan_memory` says how far they hold.
 
-At the end of a run, or at its first checkpoint, comes the copy that is written; it takes the place of the large
-buffers, which were given back.
+A copy of what is saved comes at the first checkpoint. After the last step it lies where large buffers were, which were
+given back; before it, beside them.
 """
 
 from collections.abc import Mapping
@@ -21,19 +22,21 @@ from pretrain.plan.shards import held_numel
 
 _FP32 = 4
 _GIVEN_BACK = 32 << 20  # bytes of a piece: glibc's DEFAULT_MMAP_THRESHOLD_MAX
-# By engine and stage: of the model that was built, in fp32; and of what the passes move, in their own precision.
+# By engine and stage, in bytes for each element of a small parameter: whatever the precision, and for each byte of an
+# element where the passes compute.
 _KEPT: Mapping[tuple[BackendName, int], tuple[float, float]] = MappingProxyType(
     {
-        ("deepspeed", 0): (0.0, 1.0),
-        ("deepspeed", 1): (0.8, 0.6),
-        ("deepspeed", 2): (0.8, 0.5),
-        ("deepspeed", 3): (1.7, 1.3),
-        ("fsdp", 0): (1.0, 1.2),
-        ("fsdp", 1): (1.0, 1.6),
-        ("fsdp", 2): (1.0, 1.9),
-        ("fsdp", 3): (1.0, 3.7),
+        ("deepspeed", 0): (0.0, 2.0),
+        ("deepspeed", 1): (8.0, 0.5),
+        ("deepspeed", 2): (6.4, 0.8),
+        ("deepspeed", 3): (9.0, 2.5),
+        ("fsdp", 0): (12.0, 0.2),
+        ("fsdp", 1): (10.0, 1.4),
+        ("fsdp", 2): (4.8, 3.6),
+        ("fsdp", 3): (5.2, 5.1),
     }
 )
+_FILLED = 0.45  # of the bytes of activations
 _BYTES_PER_PLACE = 3 * 8 + 4  # of a batch: three int64 and one int32
 _STEPS_AHEAD = 4  # in the loader's queue, in the making, in training
 
@@ -62,23 +65,32 @@ def resident_bytes(
 ) -> Resident:
     """Of the fullest rank, which is rank 0."""
     small = sum(each.numel for each in shapes.trained + shapes.frozen if _FP32 * each.numel < _GIVEN_BACK)
-    of_build, of_passes = _KEPT[engine.backend, engine.stage]
-    kept = round(small * (_FP32 * of_build + engine.compute_bytes * of_passes))
+    always, of_passes = _KEPT[engine.backend, engine.stage]
+    holes = small * (always + engine.compute_bytes * of_passes)
+    kept = max(0, round(holes - _FILLED * live.activations))
     copied = _snapshot_bytes(engine, shapes)
     given_back = 0 if saves_before_end else _given_back(engine, shapes)
     return Resident(libraries, data, kept, max(0, copied - given_back))
 
 
 def _snapshot_bytes(engine: Engine, shapes: Shapes) -> int:
-    """The copy of master weights and moments that is written, and what validation gathers beside it."""
+    """The copy of master weights and moments that is written."""
     held = held_numel(engine.backend, engine.stage, shapes.trained, engine.group)
     frozen = held_numel(engine.backend, engine.stage, shapes.frozen, engine.group)
     return _FP32 * ((1 + engine.num_moments) * held + frozen)
 
 
 def _given_back(engine: Engine, shapes: Shapes) -> int:
-    """Of the buffers, what is in one piece and not needed in the step."""
-    return 0
+    """After the last step: buckets, and what is not sharded of the gradients. Validation under DeepSpeed's stage 3
+    gathers the weights anew, in one piece and in two copies."""
+    trained, bucket = _FP32 * shapes.trained_numel, 2 * _FP32 * min(shapes.trained_numel, engine.reduce_bucket)
+    if engine.backend == "fsdp":
+        return trained if engine.stage == 0 else 0
+    if engine.stage == 0:
+        return trained + bucket // 4
+    if engine.stage == 3:
+        return max(0, bucket - 2 * engine.compute_bytes * shapes.trained_numel)
+    return 0 if engine.stage == 1 and engine.precision == "bf16" else bucket
 
 
 def batch_bytes(rows: RowFigures, rows_per_step: int) -> int:
