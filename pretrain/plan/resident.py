@@ -83,7 +83,10 @@ def _snapshot_bytes(engine: Engine, shapes: Shapes) -> int:
 def _given_back(engine: Engine, shapes: Shapes) -> int:
     """After the last step: buckets, and what is not sharded of the gradients. Validation under DeepSpeed's stage 3
     gathers the weights anew, in one piece and in two copies."""
-    trained, bucket = _FP32 * shapes.trained_numel, 2 * _FP32 * min(shapes.trained_numel, engine.reduce_bucket)
+    trained, bucket = (
+        _FP32 * shapes.trained_numel,
+        2 * _FP32 * min(shapes.trained_numel, engine.reduce_bucket),
+    )
     if engine.backend == "fsdp":
         return trained if engine.stage == 0 else 0
     if engine.stage == 0:
