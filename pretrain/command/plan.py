@@ -52,6 +52,9 @@ def _run(arguments: argparse.Namespace) -> None:
     asked = _asked(arguments)
     corpus = open_corpus(asked)
     if arguments.samples is not None:
+        steps = asked.config.recipe.train.steps
+        if steps is not None and arguments.samples > steps:
+            raise UsageError(f"--samples is {arguments.samples}, but the run has {steps} steps (train.steps).")
         names = sample_names(corpus, asked.config.recipe, arguments.samples)
         line = json.dumps({"step": arguments.samples, "samples": names})
         print(line if arguments.json else "\n".join(names))

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from math import ceil
 
 from pretrain.config import Recipe
-from pretrain.errors import UsageError
 from pretrain.model.flops import TrainingFlops
 from pretrain.optim import Progress, Schedule, scaled_lr
 from pretrain.pace import run_length
@@ -54,7 +53,7 @@ class RatePoint:
 
 
 def plan_course(recipe: Recipe, rows: RowFigures, flops: TrainingFlops, rate: Rate | None) -> Course:
-    """The run by what its rows hold on average. Raises UsageError where train.hours says how long and no rate does."""
+    """The run by what its rows hold on average; train.hours counts where the rate is known."""
     steps, ended_by = _steps(recipe, rows, rate)
     plan = recipe.train.batch_plan
     sizes = [*((count, size) for count, size in plan.stages), (steps, plan.global_batch)]
@@ -91,8 +90,6 @@ def _steps(recipe: Recipe, rows: RowFigures, rate: Rate | None) -> tuple[int, st
     if train.hours is not None and rate is not None:
         tokens = 3600 * train.hours * rate.tokens_per_second
         limits.append((max(1, plan.steps_for(tokens / rows.tokens_per_row)), "train.hours"))
-    if not limits:
-        raise UsageError("No length of the run is said: say train.steps or train.tokens.")
     return min(limits)
 
 

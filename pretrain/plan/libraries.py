@@ -22,7 +22,7 @@ print(int(status["VmRSS"].split()[0]) * 1024)
 """
 # Measured besides, with a model of no size: kernels of torch's linear algebra, the process group, TensorBoard, the
 # loops of data and optimizer.
-_FIRST_STEPS = 45 << 20
+_FIRST_STEPS = 24 << 20
 # Where it cannot be measured: without /proc, or without the engine.
 _USUAL = 480 << 20
 

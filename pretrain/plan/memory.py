@@ -1,6 +1,6 @@
 """Memory of one rank at its peak, for any engine, stage and precision.
 
-Live bytes, the same on a CPU and a GPU, in elements T of trained parameters (F frozen), of which the fullest rank holds
+Live bytes, in elements T of trained parameters (F frozen), of which the fullest rank holds
 h (`shards`), and b bytes for each where the passes compute (4, or 2 under bf16 and fp16). B is the smaller of T and
 `reduce_bucket_size`, U the largest unit that FSDP gathers (a layer, or all that is in none):
 
@@ -16,8 +16,9 @@ h (`shards`), and b bytes for each where the passes compute (4, or 2 under bf16 
 | FSDP 3 | 4 h | 4 k h | 4 h | b of the two largest units gathered, 8 U |
 
 k is the number of moments. Stage 0 under DeepSpeed computes in half precision by autocast: the copies that it casts are
-activations. Frozen parameters have no master, moment or gradient; DeepSpeed keeps their fp32 values besides.
-Activations are traced (`activations`), and in the two copies of the micro-batches' integers.
+activations, which are traced (`activations`). Frozen parameters have no master, moment or gradient; DeepSpeed keeps
+their fp32 values besides. On a GPU a bucket takes its whole size at once, however few elements there are, and what is
+offloaded lies elsewhere. Secondary partitions (`zero_hpz_partition_size`) and prefetching are left out.
 """
 
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ class Engine:
     num_moments: int
     reduce_bucket: int = _DEEPSPEED_BUCKET
     shard_group: int | None = None
-    offloads_optimizer: bool = False
+    on_gpu: bool = False
+    offloads_optimizer: bool = False  # from a GPU to the host: masters, moments and gradients
 
     @property
     def compute_bytes(self) -> int:
@@ -67,7 +69,7 @@ class LiveBytes:
     gradients: int
     buffers: int
     activations: int
-    on_host: int = 0  # of the above states, where they are offloaded: not on the device
+    on_host: int = 0  # of the above, what is offloaded: not on the device
 
     @property
     def states(self) -> int:
@@ -85,26 +87,27 @@ def live_bytes(engine: Engine, shapes: Shapes, activations: int) -> LiveBytes:
     optimizer = _FP32 * engine.num_moments * held
     of_engine = _deepspeed if engine.backend == "deepspeed" else _fsdp
     weights, gradients, buffers = of_engine(engine, shapes, held, frozen)
-    on_host = optimizer + _FP32 * held if engine.offloads_optimizer and engine.stage > 0 else 0
+    on_host = optimizer + 2 * _FP32 * held if engine.offloads_optimizer and engine.stage > 0 else 0
     return LiveBytes(weights, optimizer, gradients, buffers, activations, on_host)
 
 
 def _deepspeed(engine: Engine, shapes: Shapes, held: int, frozen: int) -> tuple[int, int, int]:
     """(weights, gradients, buffers)."""
     trained, everything, each = shapes.trained_numel, shapes.numel, engine.compute_bytes
-    bucket = min(trained, engine.reduce_bucket) if engine.ranks > 1 or engine.stage > 0 else 0
+    summed = _FP32 * min(trained, engine.reduce_bucket)
     if engine.stage == 0:
-        return _FP32 * everything, _FP32 * trained, _FP32 * bucket
+        return _FP32 * everything, _FP32 * trained, summed if engine.ranks > 1 else 0
+    buckets = summed + (each * engine.reduce_bucket if engine.on_gpu else summed)
     masters = _FP32 * (held + frozen)
     if engine.stage == 3:
         gathered = each * min(everything, _MAX_LIVE)
-        return each * (held + frozen) + masters, _FP32 * held, 2 * _FP32 * bucket + gathered
+        return each * (held + frozen) + masters, _FP32 * held, buckets + gathered
     weights = each * everything + masters
     if engine.stage == 2 or engine.precision == "fp16":
-        return weights, _FP32 * held, 2 * _FP32 * bucket
+        return weights, _FP32 * held, buckets
     if engine.precision == "bf16":
         return weights, _FP32 * trained, _FP32 * held
-    return weights, _FP32 * (trained + held), 2 * _FP32 * bucket
+    return weights, _FP32 * (trained + held), buckets
 
 
 def _fsdp(engine: Engine, shapes: Shapes, held: int, frozen: int) -> tuple[int, int, int]:

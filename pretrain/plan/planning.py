@@ -164,7 +164,8 @@ def _engine(asked: Asked, cut: Cut, num_moments: int) -> Engine:
         asked.ranks,
         num_moments,
         shard_group=zero.shard_group,
-        offloads_optimizer=zero.offloads_optimizer and asked.device == "cuda",
+        on_gpu=asked.device == "cuda",
+        offloads_optimizer=asked.device == "cuda" and (zero.offloads_optimizer or zero.offloads_parameters),
     )
     return engine if bucket is None else replace(engine, reduce_bucket=bucket)
 
@@ -204,17 +205,16 @@ class _Memory:
         return (half, None) if engine.compute_bytes == half.itemsize else (torch.float32, half)
 
     def of_stage(self, stage: int, live: LiveBytes, libraries: int | None) -> StageMemory:
-        recipe, asked = self.asked.config.recipe, self.asked
-        engine, resident = replace(self.engine, stage=stage), None
+        every, resident = self.asked.config.recipe.checkpoint.every, None
         if libraries is not None:
             resident = resident_bytes(
-                engine,
+                replace(self.engine, stage=stage),
                 self.shapes,
                 live,
                 libraries=libraries,
                 data=batch_bytes(self.rows, self.cut.micro_batch * self.cut.accumulation),
-                saves_before_end=0 < recipe.checkpoint.every < self.course.steps,
+                saves_before_end=0 < every < self.course.steps,
             )
         found = StageMemory(stage, live, resident, None, stage == self.engine.stage)
-        limit = asked.memory_bytes
+        limit = self.asked.memory_bytes
         return found if limit is None else replace(found, fits=found.peak <= limit)

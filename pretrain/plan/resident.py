@@ -2,9 +2,9 @@
 
 glibc gives a piece of memory back at once only where it is larger than 32 MiB; smaller ones stay in its heap, and what
 lies between pieces that are still held is rarely of the size that is asked for next. So weights that an engine has
-copied, what is gathered layer by layer, and gradients on their way leave holes (`_KEPT`). Activations, which come and go
-by layers, leave others that gradients then fill (`_FILLED`). Both figures were measured on two gloo ranks, and are no
-law: `python -m tests.benchmarks.plan_memory` says how far they hold.
+copied, what is gathered layer by layer, and gradients on their way leave holes (`_KEPT`). Activations, which come and
+go by layers, leave others that gradients then fill (`_FILLED`). Both figures were measured on two gloo ranks, and are
+no law: `python -m tests.benchmarks.plan_memory` says how far they hold.
 
 A copy of what is saved comes at the first checkpoint. After the last step it lies where large buffers were, which were
 given back; before it, beside them.

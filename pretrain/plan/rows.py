@@ -13,7 +13,7 @@ from pretrain import build
 from pretrain.config import Recipe
 from pretrain.data.blend import BlendCursor, BlendStream
 from pretrain.data.corpus import Corpus
-from pretrain.data.loader import PlaceBehind, Position, Rows, Stream
+from pretrain.data.loader import Place, Position, Rows, Stream
 from pretrain.data.order import Cursor
 from pretrain.data.stream import RowStream
 from pretrain.data.windows import PlannedWindow
@@ -136,7 +136,7 @@ def _window_bytes(window: PlannedWindow, token_bytes: int) -> int:
     return planned + token_bytes * window.plan.num_window_tokens
 
 
-def _names_of_last(stream: Stream[PlaceBehind], cursor: PlaceBehind, sizes: Iterable[int]) -> list[str]:
+def _names_of_last(stream: Stream[Place], cursor: Place, sizes: Iterable[int]) -> list[str]:
     rows: Rows[Position] | None = None
     for num_rows in sizes:
         rows = step = stream.step(cursor, num_rows)

@@ -11,6 +11,11 @@ from pretrain.plan.planning import Plan, StageMemory
 from pretrain.plan.settings import DEFAULT
 
 _GIB = 1 << 30
+_MEMORY_WORDS = (
+    "weights: with fp32 masters; optimizer: moments; buffers: what is gathered, or summed in one piece; saving: the copy "
+    "that a checkpoint is written from, unless it finds room where buffers were; libraries: measured here; data: "
+    "batches that are made ahead; heap: what the C library keeps of memory that is free again, as it was measured."
+)
 _SCALES = ((1e24, "Y"), (1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
 
 
@@ -22,12 +27,13 @@ def tables(plan: Plan) -> Iterator[Table | str]:
     yield _rates(plan)
     yield _checkpoints(plan)
     yield _memory(plan)
+    yield _MEMORY_WORDS if plan.asked.device == "cpu" else _MEMORY_WORDS.partition("; saving")[0] + "."
     yield from _verdict(plan)
 
 
 def gib(num_bytes: float) -> str:
     """ "1.25 GiB"; small ones in MiB."""
-    return f"{num_bytes / _GIB:,.2f} GiB" if num_bytes >= _GIB / 10 else f"{num_bytes / (1 << 20):,.1f} MiB"
+    return f"{num_bytes / _GIB:,.2f} GiB" if abs(num_bytes) >= _GIB / 10 else f"{num_bytes / (1 << 20):,.1f} MiB"
 
 
 def _table(title: str, *columns: str, numbers: bool = True) -> Table:
@@ -163,12 +169,14 @@ def _memory(plan: Plan) -> Table:
     )
     on_cpu = plan.memory[0].resident is not None
     of_process = ("saving", "libraries", "data", "heap") if on_cpu else ()
-    table = _table(
-        title, "stage", "weights", "optimizer", "gradients", "buffers", "activations", *of_process, "peak", ""
-    )
+    offloads = any(each.live.on_host for each in plan.memory)
+    columns = ("weights", "optimizer", "gradients", "buffers", "activations", *(("on the host",) * offloads))
+    table = _table(title, "stage", *columns, *of_process, "peak", "")
     for each in plan.memory:
         live, host = each.live, each.resident
         figures = [live.weights, live.optimizer, live.gradients, live.buffers, live.activations]
+        if offloads:
+            figures.append(-live.on_host)
         if host is not None:
             figures += [host.saving, host.libraries, host.data, host.kept]
         name = f"[bold]{each.stage}, chosen[/bold]" if each.is_chosen else str(each.stage)

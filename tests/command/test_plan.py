@@ -85,7 +85,9 @@ def test_a_real_run_is_as_planned(tmp_path: Path, capsys: pytest.CaptureFixture[
     sizes = [_data_bytes(path) for path in files]
     figures = found["checkpoints"]
     assert len(files) == figures["files"] == 2
-    assert sizes[0] == figures["rank_bytes"] and sum(sizes) == figures["whole_bytes"]
+    # ZeRO's flat run is cut at a multiple of a few elements.
+    assert sizes[0] == pytest.approx(figures["rank_bytes"], rel=1e-4)
+    assert sum(sizes) == figures["whole_bytes"]
     for line in (tmp_path / "cell/run/samples.jsonl").read_text().splitlines():
         step = json.loads(line)
         assert command("plan", *typed, "--ranks=2", "--samples", str(step["step"])) == 0
@@ -108,6 +110,7 @@ def _data_bytes(path: Path) -> int:
         (("--memory=-1",), 2, "--memory is -1: give a number above 0."),
         (("--tokens-per-second=nan",), 2, "--tokens-per-second is nan"),
         (("--samples=0",), 2, "--samples is 0"),
+        (("--samples=5", "train.steps=4"), 2, "--samples is 5, but the run has 4 steps"),
         (("--run=nowhere",), 2, "--run nowhere has no metrics.jsonl"),
         (("--run=nowhere", "--tokens-per-second=1"), 2, "not allowed with argument"),
         (("--ranks=3",), 2, "train.global_batch of 64 rows does not divide over 3 ranks"),

@@ -49,7 +49,13 @@ def test_live_bytes(
 def test_what_is_offloaded_is_not_on_the_device() -> None:
     engine = replace(FP32, backend="fsdp", stage=2, offloads_optimizer=True)
     whole = live_bytes(replace(engine, offloads_optimizer=False), SHAPES, 0)
-    assert live_bytes(engine, SHAPES, 0).total == whole.total - 12 * 62
+    assert live_bytes(engine, SHAPES, 0).total == whole.total - 16 * 62
+
+
+def test_a_bucket_on_a_gpu_takes_its_whole_size() -> None:
+    """Its own, in half precision, and the sum in fp32 of the elements that there are."""
+    engine = replace(FP32, stage=2, precision="bf16", on_gpu=True, reduce_bucket=1000)
+    assert live_bytes(engine, SHAPES, 0).buffers == 2 * 1000 + 4 * 124
 
 
 def test_what_the_fullest_rank_holds() -> None:
