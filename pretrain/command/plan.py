@@ -54,7 +54,9 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.samples is not None:
         steps = asked.config.recipe.train.steps
         if steps is not None and arguments.samples > steps:
-            raise UsageError(f"--samples is {arguments.samples}, but the run has {steps} steps (train.steps).")
+            raise UsageError(
+                f"--samples is {arguments.samples}, but the run has {steps} steps (train.steps)."
+            )
         names = sample_names(corpus, asked.config.recipe, arguments.samples)
         line = json.dumps({"step": arguments.samples, "samples": names})
         print(line if arguments.json else "\n".join(names))

@@ -12,8 +12,8 @@ from pretrain.plan.settings import DEFAULT
 
 _GIB = 1 << 30
 _MEMORY_WORDS = (
-    "weights: with fp32 masters; optimizer: moments; buffers: what is gathered, or summed in one piece; saving: the copy "
-    "that a checkpoint is written from, unless it finds room where buffers were; libraries: measured here; data: "
+    "weights: with fp32 masters; optimizer: moments; buffers: what is gathered, or summed in one piece; saving: the "
+    "copy that a checkpoint is written from, unless it finds room where buffers were; libraries: measured here; data: "
     "batches that are made ahead; heap: what the C library keeps of memory that is free again, as it was measured."
 )
 _SCALES = ((1e24, "Y"), (1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
@@ -33,7 +33,9 @@ def tables(plan: Plan) -> Iterator[Table | str]:
 
 def gib(num_bytes: float) -> str:
     """ "1.25 GiB"; small ones in MiB."""
-    return f"{num_bytes / _GIB:,.2f} GiB" if abs(num_bytes) >= _GIB / 10 else f"{num_bytes / (1 << 20):,.1f} MiB"
+    return (
+        f"{num_bytes / _GIB:,.2f} GiB" if abs(num_bytes) >= _GIB / 10 else f"{num_bytes / (1 << 20):,.1f} MiB"
+    )
 
 
 def _table(title: str, *columns: str, numbers: bool = True) -> Table:

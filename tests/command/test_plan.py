@@ -116,7 +116,7 @@ def _data_bytes(path: Path) -> int:
         (("--ranks=3",), 2, "train.global_batch of 64 rows does not divide over 3 ranks"),
         (("train.stepz=3",), 2, "train.stepz"),
         (("--backend=megatron",), 2, "invalid choice: 'megatron'"),
-        (("--data=nowhere",), 3, "nowhere"),
+        (("--data=nowhere",), 2, "There is no token store at nowhere"),
         (("train.steps=3", "--ranks=2", "--ranx"), 2, "unrecognized arguments: --ranx"),
     ],
 )

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pretrain.backends.base import Precision
+from pretrain.backends.carried import BackendName
 from pretrain.model import ModelOptions, PretrainingModel
 from pretrain.model.build import build_model
 from pretrain.plan.activations import MicroBatch, activation_bytes
@@ -37,7 +39,13 @@ BUCKET = 100
     ],
 )
 def test_live_bytes(
-    backend: str, stage: int, precision: str, weights: int, optimizer: int, gradients: int, buffers: int
+    backend: BackendName,
+    stage: int,
+    precision: Precision,
+    weights: int,
+    optimizer: int,
+    gradients: int,
+    buffers: int,
 ) -> None:
     engine = replace(FP32, backend=backend, stage=stage, precision=precision, reduce_bucket=BUCKET)
     found = live_bytes(engine, SHAPES, activations=7)
