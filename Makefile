@@ -19,7 +19,7 @@ INSTALLED = $(VENV)/installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test test-full test-matrix faults check bench-data bench-optimizer bench-large-batch bench-saving environment clean
+.PHONY: help pretrain test test-full test-matrix faults check bench-data bench-optimizer bench-large-batch bench-saving bench-plan environment clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ bench-large-batch: environment ## the same text in batches of 64 to 4,096 rows, 
 
 bench-saving: environment ## what a checkpoint costs a training, beside a plain torch.save; some minutes
 	python -m tests.benchmarks.saving --output tests/benchmarks/results/saving.json
+
+bench-plan: environment ## what `pretrain plan` says of a run's memory beside real runs; half an hour
+	python -m tests.benchmarks.plan_memory --output tests/benchmarks/results/plan_memory.json
 
 environment: $(INSTALLED) ## $(VENV) with everything in it
 

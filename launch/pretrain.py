@@ -25,14 +25,19 @@ from data_prep.demo import build_demo_store  # noqa: E402
 from pretrain import comm  # noqa: E402
 from pretrain.build import Request  # noqa: E402
 from pretrain.comm import Placement  # noqa: E402
-from pretrain.config import RunConfig, resolve  # noqa: E402
+from pretrain.config import RunConfig  # noqa: E402
 from pretrain.errors import PretrainError, UsageError  # noqa: E402
 from pretrain.run import train  # noqa: E402
+from pretrain.run_arguments import (  # noqa: E402
+    DEFAULT_RECIPE,
+    DEMO_STORE,
+    add_run_arguments,
+    chosen_store,
+    resolved,
+)
 from pretrain.watch import Watch, WatchOptions  # noqa: E402
 from pretrain.watch.activity import ENDING  # noqa: E402
 
-DEFAULT_RECIPE = ROOT / "launch" / "recipes" / "demo.toml"
-DEMO_STORE = Path("runs") / "demo-store"
 # An exchange fails by itself only long after the watchdog would have ended the process.
 GROUP_MARGIN_SECONDS = 60.0
 UNWATCHED_SECONDS = 86_400.0
@@ -48,24 +53,14 @@ class Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """The command line of the public contract."""
     parse = Parser(prog="pretrain.py", description=__doc__, allow_abbrev=False)
-    parse.add_argument(
-        "--data", metavar="STORE", help="token store made by data_prep (default: the demo store, built first)"
-    )
+    add_run_arguments(parse)
     parse.add_argument(
         "--output", metavar="RUN", type=Path, help="run folder (default: runs/<name of the recipe>)"
     )
     parse.add_argument(
-        "--recipe", metavar="TOML", type=Path, help="what is computed (default: launch/recipes/demo.toml)"
-    )
-    parse.add_argument(
-        "--ds_config", "--deepspeed_config", metavar="JSON", type=Path, help="how, for both backends"
-    )
-    parse.add_argument("--backend", choices=("deepspeed", "fsdp"), default="deepspeed")
-    parse.add_argument(
         "--resume", metavar="auto|never|PATH", default="auto", help="continue from a checkpoint"
     )
     parse.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
-    parse.add_argument("overrides", metavar="section.key=value", nargs="*", help="recipe keys to replace")
     return parse
 
 
@@ -76,13 +71,7 @@ def main() -> int:
         place = comm.placement()
         arguments = parser().parse_intermixed_args()
         comm.prepare_environment(place)
-        config = resolve(
-            recipe_path=arguments.recipe,
-            default_recipe=DEFAULT_RECIPE,
-            ds_config_path=arguments.ds_config,
-            overrides=arguments.overrides,
-            world_size=place.world_size,
-        )
+        config = resolved(arguments, place.world_size)
         watch = Watch(place, STOP, WatchOptions(**config.recipe.watch.model_dump()))
         watch.start()
         run(arguments, config, place, watch)
@@ -102,12 +91,10 @@ def run(arguments: argparse.Namespace, config: RunConfig, place: Placement, watc
     """Joins the other ranks, and trains. The demo store is built then, so that all hear of it if one is stopped."""
     device = comm.device(place)
     output = arguments.output or Path("runs") / (arguments.recipe or DEFAULT_RECIPE).stem
-    store, blend = arguments.data or config.recipe.data.store, config.recipe.data.blend
-    if arguments.data and blend:
-        raise UsageError("--data names one store and data.blend several: leave one of them out.")
+    store = chosen_store(arguments, config.recipe)
     join(config, place, device, watch)
-    if store is None and not blend:
-        store = DEMO_STORE
+    if store is None and not config.recipe.data.blend:
+        store = str(DEMO_STORE)
         watch.activity.now("building the demo store")
         comm.on_first_rank(lambda: build_demo_store(DEMO_STORE))
     request = Request(

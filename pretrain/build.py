@@ -104,8 +104,8 @@ def row_stream(store: TokenStore, split: str, options: SamplingOptions, seed: in
     )
 
 
-def build_encoder(recipe: Recipe, store: TokenStore) -> PretrainingModel:
-    """The model for the store, in fp32 on the CPU."""
+def build_encoder(recipe: Recipe, store: TokenStore, on_meta: bool = False) -> PretrainingModel:
+    """The model for the store, in fp32 on the CPU; or its shapes alone, on torch's meta device."""
     return build_model(
         ModelOptions(
             **recipe.model.model_dump(),
@@ -118,6 +118,7 @@ def build_encoder(recipe: Recipe, store: TokenStore) -> PretrainingModel:
         objective=recipe.data.objective,
         tokenizer_path=store.tokenizer_path,
         seed=recipe.seed,
+        on_meta=on_meta,
     )
 
 

@@ -4,10 +4,16 @@ A command is a module of this room with a `Command` in it, and a place in `COMMA
 What it finds wrong it raises, and `main` says it and gives the exit code of the public contract.
 """
 
-from pretrain.command import export, faults, report, verify
+from pretrain.command import export, faults, plan, report, verify
 from pretrain.command.line import Command, run
 
-COMMANDS: tuple[Command, ...] = (verify.COMMAND, export.COMMAND, report.COMMAND, faults.COMMAND)
+COMMANDS: tuple[Command, ...] = (
+    plan.COMMAND,
+    verify.COMMAND,
+    export.COMMAND,
+    report.COMMAND,
+    faults.COMMAND,
+)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -39,7 +39,8 @@ def run(commands: Sequence[Command], argv: Sequence[str] | None) -> int:
         command.add_arguments(of_command)
         of_command.set_defaults(run=command.run)
     try:
-        arguments = parser.parse_args(argv)
+        arguments, others = parser.parse_known_args(argv)
+        _take(parser, arguments, others)
         if arguments.command is None:
             parser.print_help()
         else:
@@ -55,6 +56,16 @@ def run(commands: Sequence[Command], argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         return _fail("stopped by SIGINT before it was done; start it again.", StoppedBySignal.exit_code)
     return 0
+
+
+def _take(parser: argparse.ArgumentParser, arguments: argparse.Namespace, others: list[str]) -> None:
+    """Overrides that stand apart from the first ones, behind other options. Raises UsageError for what else is left."""
+    taken = getattr(arguments, "overrides", None)
+    wrong = [each for each in others if taken is None or each.startswith("-")]
+    if wrong:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    if taken is not None:
+        taken.extend(others)
 
 
 def _fail(message: str, exit_code: int) -> int:

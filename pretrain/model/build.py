@@ -10,7 +10,7 @@
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,8 +58,10 @@ def build_model(
     objective: Objective,
     tokenizer_path: Path,
     seed: int,
+    on_meta: bool = False,
 ) -> PretrainingModel:
-    """The model to train, in fp32 on the CPU; the same seed gives the same weights.
+    """The model to train, in fp32 on the CPU; the same seed gives the same weights. `on_meta`: its shapes alone, on
+    torch's meta device, without reading or drawing a weight.
 
     `vocab_size`, `special_ids` (pad, unk, cls, sep, mask) and `tokenizer_path` (a Hugging Face tokenizer
     folder) are the token store's. Raises UsageError where options, store and objective do not fit together,
@@ -77,8 +79,8 @@ def build_model(
             )
         if options.dropout is not None:
             configs.set_dropout(config, options.dropout)
-        with _seeded(random_key(seed, "model")):
-            if options.pretrained is not None:
+        with _seeded(random_key(seed, "model")), torch.device("meta") if on_meta else nullcontext():
+            if options.pretrained is not None and not on_meta:
                 encoder = _load(auto_model, Path(options.pretrained), config)
             else:
                 encoder = _initialise(auto_model, config, key)

@@ -1,0 +1,138 @@
+"""`python -m pretrain plan`: what a run will be, before it is."""
+
+import argparse
+import json
+from math import isfinite
+from pathlib import Path
+
+import psutil
+import torch
+from rich.console import Console
+
+from pretrain.command.line import Command
+from pretrain.errors import UsageError
+from pretrain.plan import Asked, Rate, make_plan, measured_rate, open_corpus, sample_names
+from pretrain.plan.document import as_document
+from pretrain.plan.planning import DeviceType
+from pretrain.plan.tables import tables
+from pretrain.run_arguments import DEMO_STORE, add_run_arguments, chosen_store, resolved
+
+_GIB = 1 << 30
+_FILE_COLUMNS = 150
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_arguments(parser)
+    parser.add_argument("--ranks", metavar="N", type=int, help="of the run (default: the GPUs here, or 1)")
+    parser.add_argument("--nodes", metavar="N", type=int, default=1, help="machines that share them")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="of the run (default: what is here)")
+    parser.add_argument(
+        "--memory",
+        metavar="GIB",
+        type=float,
+        help="that one rank may take (default: that of a GPU here, or this machine's over the ranks of a machine)",
+    )
+    pace = parser.add_mutually_exclusive_group()
+    pace.add_argument("--tokens-per-second", metavar="RATE", type=float, help="of all ranks, for the time")
+    pace.add_argument(
+        "--run",
+        dest="measured_run",
+        metavar="RUN",
+        type=Path,
+        help="take the rate from this run's metrics.jsonl",
+    )
+    parser.add_argument(
+        "--samples", metavar="STEP", type=int, help="list the samples of this step instead, one a line"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    """Raises UsageError for what does not go together, DataError for a damaged store."""
+    asked = _asked(arguments)
+    corpus = open_corpus(asked)
+    if arguments.samples is not None:
+        steps = asked.config.recipe.train.steps
+        if steps is not None and arguments.samples > steps:
+            raise UsageError(
+                f"--samples is {arguments.samples}, but the run has {steps} steps (train.steps)."
+            )
+        names = sample_names(corpus, asked.config.recipe, arguments.samples)
+        line = json.dumps({"step": arguments.samples, "samples": names})
+        print(line if arguments.json else "\n".join(names))
+        return
+    plan = make_plan(asked, corpus)
+    if arguments.json:
+        print(json.dumps(as_document(plan), indent=1))
+        return
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_FILE_COLUMNS)
+    for each in tables(plan):
+        console.print(each)
+
+
+def _asked(arguments: argparse.Namespace) -> Asked:
+    gpus = torch.cuda.device_count()
+    ranks = arguments.ranks if arguments.ranks is not None else max(1, gpus)
+    device: DeviceType = arguments.device or ("cuda" if gpus else "cpu")
+    for name in ("ranks", "nodes", "samples"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} is {value}: give 1 or more.")
+    for name in ("memory", "tokens_per_second"):
+        value = getattr(arguments, name)
+        if value is not None and not (isfinite(value) and value > 0):
+            raise UsageError(f"--{name.replace('_', '-')} is {value:g}: give a number above 0.")
+    if arguments.nodes > ranks:
+        raise UsageError(
+            f"--nodes is {arguments.nodes} but --ranks {ranks}: every machine has a rank at least."
+        )
+    config = resolved(arguments, ranks)
+    per_node = -(-ranks // arguments.nodes)
+    return Asked(
+        config=config,
+        backend=arguments.backend,
+        store=_store(arguments, chosen_store(arguments, config.recipe), bool(config.recipe.data.blend)),
+        ds_config=arguments.ds_config,
+        ranks=ranks,
+        nodes=arguments.nodes,
+        device=device,
+        memory_bytes=_memory(arguments.memory, device, per_node),
+        rate=_rate(arguments),
+    )
+
+
+def _store(arguments: argparse.Namespace, store: str | None, is_blend: bool) -> Path | None:
+    if store is not None or is_blend:
+        return None if store is None else Path(store)
+    if not DEMO_STORE.exists():
+        raise UsageError(
+            "There is no token store to plan with: name one by --data, or build the demo's by `python -m data_prep "
+            f"build --demo --output {DEMO_STORE}`."
+        )
+    return DEMO_STORE
+
+
+def _memory(said: float | None, device: str, ranks_per_node: int) -> int | None:
+    """Bytes of one rank; None for a GPU that is elsewhere."""
+    if said is not None:
+        return round(said * _GIB)
+    if device == "cpu":
+        return int(psutil.virtual_memory().total) // ranks_per_node
+    return int(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
+
+
+def _rate(arguments: argparse.Namespace) -> Rate | None:
+    if arguments.measured_run is not None:
+        return measured_rate(arguments.measured_run)
+    said = arguments.tokens_per_second
+    return None if said is None else Rate(said, "--tokens-per-second")
+
+
+COMMAND = Command(
+    name="plan",
+    summary="what a run will be: configuration, parameters, length, learning rate, memory of every stage, disk, time",
+    add_arguments=_add_arguments,
+    run=_run,
+)

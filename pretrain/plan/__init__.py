@@ -1,0 +1,17 @@
+"""What a run will be, before it is: `python -m pretrain plan`.
+
+planning                     puts it together
+settings                     every value and where it came from
+parameters, shards           what the model has, and how much of it the fullest rank holds
+rows, course, rate           what rows hold; steps, epochs, FLOPs, learning rates, time
+checkpoints                  bytes and files
+activations, memory          live bytes of every stage
+libraries, resident          and what a process on the CPU has resident besides
+tables, document             for people, and as JSON
+"""
+
+from pretrain.plan.planning import Asked, Plan, make_plan, open_corpus
+from pretrain.plan.rate import Rate, measured_rate
+from pretrain.plan.rows import sample_names
+
+__all__ = ["Asked", "Plan", "Rate", "make_plan", "measured_rate", "open_corpus", "sample_names"]

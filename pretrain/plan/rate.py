@@ -1,0 +1,55 @@
+"""How fast a run is: as somebody says, or as a finished run was."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from pretrain.errors import DataError, UsageError
+from pretrain.files import json_object, read_bounded
+from pretrain.run_folder import RunFolder
+
+_MAX_CONFIG_BYTES = 1 << 26
+# The first steps of a start also load, compile and warm up.
+_FIRST_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Real tokens per second over all ranks, and where the figure is from."""
+
+    tokens_per_second: float
+    origin: str
+
+
+def measured_rate(path: Path) -> Rate:
+    """The median over the steps in a run's metrics.jsonl, but for the first three if there are more.
+
+    Raises UsageError where nothing is there, DataError where it is no list of steps.
+    """
+    folder = RunFolder(path)
+    if not folder.metrics.is_file():
+        raise UsageError(f"--run {path} has no metrics.jsonl: name the folder of a run that has taken steps.")
+    rates = []
+    with folder.metrics.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                rates.append(float(json.loads(line)["tokens_per_second"]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(
+                    f"{folder.metrics}, line {number} is no record of a step: {error!r}."
+                ) from None
+    if not rates:
+        raise UsageError(f"--run {path} has taken no step yet: name another run, or say --tokens-per-second.")
+    measured = rates[_FIRST_STEPS:] or rates
+    return Rate(median(measured), f"median of {len(measured)} steps of {path}{_about(folder.config)}")
+
+
+def _about(config: Path) -> str:
+    """Ranks and engine of that run, where its config.json says them: a rate holds for its own."""
+    try:
+        run: Any = json_object(read_bounded(config, _MAX_CONFIG_BYTES)).get("run")
+        return f" ({run['ranks']} ranks, {run['backend']} stage {run['stage']}, {run['precision']})"
+    except (OSError, ValueError, DataError, KeyError, TypeError):  # it is for people, and may be gone
+        return ""

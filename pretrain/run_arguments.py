@@ -1,0 +1,50 @@
+"""What a user types to describe a run, the same for all commands that take a run's description.
+
+`launch/pretrain.py` trains it, `python -m pretrain plan` says beforehand what it will be.
+"""
+
+import argparse
+from pathlib import Path
+
+from pretrain.config import Recipe, RunConfig, resolve
+from pretrain.errors import UsageError
+
+DEFAULT_RECIPE = Path(__file__).resolve().parents[1] / "launch" / "recipes" / "demo.toml"
+DEMO_STORE = Path("runs") / "demo-store"
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Store, recipe, ds_config, backend and overrides, as the public contract names them."""
+    parser.add_argument(
+        "--data", metavar="STORE", help="token store made by data_prep (default: the demo store)"
+    )
+    parser.add_argument(
+        "--recipe", metavar="TOML", type=Path, help="what is computed (default: launch/recipes/demo.toml)"
+    )
+    parser.add_argument(
+        "--ds_config", "--deepspeed_config", metavar="JSON", type=Path, help="how, for both backends"
+    )
+    parser.add_argument("--backend", choices=("deepspeed", "fsdp"), default="deepspeed")
+    parser.add_argument("overrides", metavar="section.key=value", nargs="*", help="recipe keys to replace")
+
+
+def resolved(arguments: argparse.Namespace, world_size: int) -> RunConfig:
+    """The configuration of so many ranks. Raises UsageError as `resolve` does."""
+    return resolve(
+        recipe_path=arguments.recipe,
+        default_recipe=DEFAULT_RECIPE,
+        ds_config_path=arguments.ds_config,
+        overrides=arguments.overrides,
+        world_size=world_size,
+    )
+
+
+def chosen_store(arguments: argparse.Namespace, recipe: Recipe) -> str | None:
+    """The store of the command line or of the recipe; None: those of data.blend, or the demo store.
+
+    Raises UsageError where both a store and a blend are named.
+    """
+    if arguments.data and recipe.data.blend:
+        raise UsageError("--data names one store and data.blend several: leave one of them out.")
+    store: str | None = arguments.data or recipe.data.store
+    return store

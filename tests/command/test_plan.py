@@ -1,0 +1,143 @@
+"""`plan` as a user types it: tables, JSON, the samples of a real run, its files and its memory, bad input."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.benchmarks import plan_memory
+from tests.benchmarks.plan_memory import Cell
+from tests.command.runs import STORE, command
+from tests.plan.stores import planned
+from tests.worlds import ROOT
+
+RUN = ("--data", STORE, "model.preset=bert-tiny")
+
+
+def test_tables_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--ds_config", ROOT / "ds_configs/zero2.json", "--ranks=4", "--memory=2")
+    assert command("plan", *RUN, *arguments, "--device=cuda", "train.steps=70", "eval.rows=64") == 0
+    out = capsys.readouterr().out
+    for part in (
+        "default recipe demo.toml",
+        "command line 'train.steps=70'",
+        "Parameters",
+        "padding, of the places in rows",
+        "warm-up is over",
+        "one more while it is written",
+        "2, chosen",
+        "fit: stage 0, 1, 2, 3.",
+        "has not been tried on one",
+    ):
+        assert part in " ".join(out.split()), part
+
+
+def test_every_key_has_its_origin(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    ds_config = tmp_path / "ds.json"
+    ds_config.write_text(json.dumps({"train_micro_batch_size_per_gpu": 4, "zero_optimization": {"stage": 1}}))
+    settings = planned(capsys, *RUN, "--ds_config", ds_config, "seed=7")["settings"]
+    assert settings["seed"] == {"value": 7, "origin": "command line 'seed=7'"}
+    assert settings["optimizer.beta1"] == {"value": 0.9, "origin": "default"}
+    assert settings["data.seq_len"] == {"value": 48, "origin": "default recipe demo.toml"}
+    origin = f"ds_config {ds_config} (train_micro_batch_size_per_gpu)"
+    assert settings["train.micro_batch"] == {"value": 4, "origin": origin}
+    assert settings["ds_config zero_optimization.stage"]["value"] == 1
+
+
+def test_a_job_of_a_thousand_ranks(capsys: pytest.CaptureFixture[str]) -> None:
+    found = planned(
+        capsys,
+        *("--data", STORE, "--recipe", ROOT / "launch/recipes/bert-large-phase1.toml", "--ranks=1024"),
+        *("--ds_config", ROOT / "ds_configs/zero3.json", "--backend=fsdp", "--memory=80", "--nodes=128"),
+        *("model.preset=bert-tiny", "train.micro_batch=16"),
+    )
+    assert found["engine"] == {
+        "backend": "fsdp",
+        "stage": 3,
+        "device": "cuda",
+        "ranks": 1024,
+        "nodes": 128,
+        "precision": "bf16",
+        "micro_batch": 16,
+        "accumulation": 4,
+    }
+    stages = found["memory"]["stages"]
+    assert [each["peak_bytes"] for each in stages] == sorted((s["peak_bytes"] for s in stages), reverse=True)
+    assert all(each["fits"] for each in stages) and [each["chosen"] for each in stages].index(True) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "cell", [Cell("deepspeed", 2, "bf16", "none"), Cell("fsdp", 3, "fp32", "full")], ids=str
+)
+def test_a_real_run_is_as_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str], cell: Cell) -> None:
+    """Its peak within a tenth; the bytes of its files, and the names of its samples, exactly."""
+    store = plan_memory.write_store(tmp_path / "store")
+    model = plan_memory.write_model(tmp_path / "model.json", width=512, layers=4)
+    typed = [*plan_memory.run_arguments(cell, store, model, tmp_path / "cell"), "log.samples=true"]
+    assert command("plan", "--json", "--device=cpu", "--ranks=2", *typed) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    measured = max(plan_memory.measured_peaks(typed, tmp_path / "cell"))
+    (chosen,) = (each for each in found["memory"]["stages"] if each["chosen"])
+    assert chosen["peak_bytes"] == pytest.approx(measured, rel=0.1)
+    files = sorted((tmp_path / "cell/run/checkpoints/step-00000002").glob("*.safetensors"))
+    sizes = [_data_bytes(path) for path in files]
+    figures = found["checkpoints"]
+    assert len(files) == figures["files"] == 2
+    # ZeRO's flat run is cut at a multiple of a few elements.
+    assert sizes[0] == pytest.approx(figures["rank_bytes"], rel=1e-4)
+    assert sum(sizes) == figures["whole_bytes"]
+    for line in (tmp_path / "cell/run/samples.jsonl").read_text().splitlines():
+        step = json.loads(line)
+        assert command("plan", *typed, "--ranks=2", "--samples", str(step["step"])) == 0
+        assert capsys.readouterr().out.splitlines() == step["samples"]
+    metrics = [json.loads(line) for line in (tmp_path / "cell/run/metrics.jsonl").read_text().splitlines()]
+    assert [each["lr"] for each in metrics] == pytest.approx([each["lr"] for each in found["learning_rate"]])
+
+
+def _data_bytes(path: Path) -> int:
+    """Of a safetensors file without its header."""
+    with path.open("rb") as file:
+        return path.stat().st_size - 8 - int.from_bytes(file.read(8), "little")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "part"),
+    [
+        (("--ranks=0",), 2, "--ranks is 0: give 1 or more."),
+        (("--ranks=2", "--nodes=3"), 2, "--nodes is 3 but --ranks 2"),
+        (("--memory=-1",), 2, "--memory is -1: give a number above 0."),
+        (("--tokens-per-second=nan",), 2, "--tokens-per-second is nan"),
+        (("--samples=0",), 2, "--samples is 0"),
+        (("--samples=5", "train.steps=4"), 2, "--samples is 5, but the run has 4 steps"),
+        (("--run=nowhere",), 2, "--run nowhere has no metrics.jsonl"),
+        (("--run=nowhere", "--tokens-per-second=1"), 2, "not allowed with argument"),
+        (("--ranks=3",), 2, "train.global_batch of 64 rows does not divide over 3 ranks"),
+        (("train.stepz=3",), 2, "train.stepz"),
+        (("--backend=megatron",), 2, "invalid choice: 'megatron'"),
+        (("--data=nowhere",), 2, "There is no token store at nowhere"),
+        (("train.steps=3", "--ranks=2", "--ranx"), 2, "unrecognized arguments: --ranx"),
+    ],
+)
+def test_bad_input_gets_one_sentence(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], code: int, part: str
+) -> None:
+    store = () if any(each.startswith("--data") for each in arguments) else ("--data", STORE)
+    assert command("plan", *store, *arguments) == code
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert part in captured.err and captured.out == ""
+
+
+def test_without_a_store_it_says_how_to_get_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command("plan") == 2
+    assert "python -m data_prep build --demo --output runs/demo-store" in capsys.readouterr().err
+
+
+def test_overrides_may_stand_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    found = planned(capsys, *RUN, "train.steps=9", "--ranks=2", "data.seq_len=32")
+    assert (found["course"]["steps"], found["rows"]["seq_len"]) == (9, 32)
