@@ -39,7 +39,6 @@ _OFFLINE = {
     "HF_DATASETS_OFFLINE": "1",
     "PYTHON": sys.executable,
 }
-_NODE = "TESTED_NODE"  # marks a slurmd, and what it starts, as of one node
 _PR_SET_PDEATHSIG = 1  # prctl.h
 _ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 
@@ -97,7 +96,7 @@ class SlurmCluster:
 
     def start(self) -> None:
         """Returns when both nodes wait for jobs."""
-        for name in ("state", *NODES):
+        for name in ("state", "munged", "slurmctld", *NODES):
             (self.folder / name).mkdir()
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(64))
@@ -124,7 +123,7 @@ class SlurmCluster:
 
     def start_node(self, node: str) -> None:
         """A slurmd; returns when the node takes jobs."""
-        self._start(node, "slurmd", "-D", "-N", node, env={_NODE: node})
+        self._start(node, "slurmd", "-D", "-N", node)
         others = [each for each in NODES if each in self._daemons]
         wait_for(
             lambda: {"idle", "mixed", "allocated"} >= {self.node_state(each) for each in others},
@@ -135,12 +134,9 @@ class SlurmCluster:
 
     def kill_node(self, node: str) -> None:
         """As if the machine had lost its power: slurmd and all that it has started are killed."""
-        steps = [each for each in psutil.process_iter() if self._is_ours(each, node)]
-        doomed = [*steps, *(child for each in steps for child in _children(each))]
-        self._daemons.pop(node)
-        for each in doomed:
-            with suppress(psutil.NoSuchProcess):
-                each.kill()
+        self._daemons[node].kill()
+        self._kill_what_is_of(node)
+        self._daemons.pop(node).wait()
 
     def node_state(self, node: str) -> str:
         return self.run("sinfo", "--noheader", "--nodes", node, "--format=%T").stdout.strip()
@@ -156,32 +152,33 @@ class SlurmCluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        # The ranks of a job, and the processes that slurmd has put beside them, are nobody's children.
-        for each in [each for each in psutil.process_iter() if self._is_ours(each)]:
-            for child in [*_children(each), each]:
-                with suppress(psutil.NoSuchProcess):
-                    child.kill()
+        for node in NODES:
+            self._kill_what_is_of(node)
 
-    def _start(self, name: str, *command: str, env: Mapping[str, str] | None = None) -> None:
+    def _kill_what_is_of(self, node: str) -> None:
+        """Nobody's children: the processes that slurmd has put beside the jobs. By their working folder, which is
+        slurmd's; they have written over their environment."""
+        steps = []
+        for each in psutil.process_iter():
+            with suppress(psutil.Error):
+                if each.cwd() == str(self.folder / node):
+                    steps.append(each)
+        for each in [*(child for step in steps for child in _children(step)), *steps]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+
+    def _start(self, name: str, *command: str) -> None:
         prctl = ctypes.CDLL(None).prctl
         with open(self.folder / f"{name}.said", "ab") as said:
             self._daemons[name] = subprocess.Popen(
                 command,
-                env={"PATH": _path(), "SLURM_CONF": str(self._conf), **(env or {})},
-                cwd=self.folder,
+                env={"PATH": _path(), "SLURM_CONF": str(self._conf)},
+                cwd=self.folder / name,
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
                 preexec_fn=lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
             )
-
-    def _is_ours(self, process: psutil.Process, node: str | None = None) -> bool:
-        try:
-            found = process.environ()
-        except psutil.Error:
-            return False
-        ours = found.get("SLURM_CONF") == str(self._conf) and process.pid != os.getpid()
-        return ours and node in (None, found.get(_NODE))
 
     def _said(self) -> str:
         return "\n".join(f"{path.name}: {path.read_text()[-800:]}" for path in self.folder.glob("*.log"))

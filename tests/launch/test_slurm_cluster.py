@@ -1,22 +1,46 @@
 """The cluster itself."""
 
+import shutil
+import tempfile
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.launch.slurm_cluster import NODES, SlurmCluster
+from tests.launch.slurm_cluster import NODES, SlurmCluster, wait_for
 
 pytestmark = pytest.mark.slow
 
 
-def test_a_job_runs_on_both_nodes(slurm: SlurmCluster, tmp_path: Path) -> None:
+def test_a_job_runs_on_both_nodes(slurm: SlurmCluster) -> None:
     said = slurm.run("srun", "--nodes=2", "--label", "printenv", "SLURMD_NODENAME").stdout
     assert sorted(said.splitlines()) == [f"{number}: {node}" for number, node in enumerate(NODES)]
 
 
-def test_a_cluster_leaves_nothing(tmp_path: Path) -> None:
-    """Not even what a running job has started."""
-    before = {each.pid for each in psutil.process_iter()}
-    folder = tmp_path / "own"
-    folder.mkdir()
+def test_a_cluster_leaves_nothing(slurm: SlurmCluster) -> None:
+    """Not even what a running job has started. (`slurm`: so that this one is skipped where there can be none.)"""
+    before = _processes()
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+    try:
+        own = SlurmCluster(folder)
+        own.start()
+        job = own.sbatch("--nodes=2", "--wrap", "srun sleep 987", cwd=folder)
+        wait_for(lambda: len(_sleeping()) == 2, f"job {job}", 30, lambda: own.state(job))
+        own.stop()
+        assert not _sleeping()
+        assert not _processes() - before
+    finally:
+        shutil.rmtree(folder)
+
+
+def _processes() -> set[str]:
+    """Those of SLURM."""
+    found = set()
+    for each in psutil.process_iter(["pid", "name", "status"]):
+        if each.info["name"].startswith(("slurm", "munge")) and each.info["status"] != psutil.STATUS_ZOMBIE:
+            found.add(f"{each.info['pid']} {each.info['name']}")
+    return found
+
+
+def _sleeping() -> list[int]:
+    return [each.pid for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"] == ["sleep", "987"]]
