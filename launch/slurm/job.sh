@@ -8,8 +8,8 @@
 readonly SAVED_START_AGAIN=75
 readonly MAX_STARTS=${MAX_STARTS:-3}
 # The number of an array alone would name all its tasks.
-job_id=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
-readonly JOB_ID=${job_id:-$SLURM_JOB_ID}
+job_id=${SLURM_ARRAY_TASK_ID:+${SLURM_ARRAY_JOB_ID:-}_$SLURM_ARRAY_TASK_ID}
+readonly JOB_ID=${job_id:-${SLURM_JOB_ID:-}}
 readonly PORT=${MASTER_PORT:-}  # each training of a job looks for one of its own where none was given
 
 told_to_end=""

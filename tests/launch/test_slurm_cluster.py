@@ -21,16 +21,16 @@ def test_a_cluster_leaves_nothing(slurm: SlurmCluster) -> None:
     """Not even what a running job has started. (`slurm`: so that this one is skipped where there can be none.)"""
     before = _processes()
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+    own = SlurmCluster(folder)
     try:
-        own = SlurmCluster(folder)
         own.start()
         job = own.sbatch("--nodes=2", "--wrap", "srun sleep 987", cwd=folder)
         wait_for(lambda: len(_sleeping()) == 2, f"job {job}", 30, lambda: own.state(job))
-        own.stop()
-        assert not _sleeping()
-        assert not _processes() - before
     finally:
+        own.stop()
         shutil.rmtree(folder)
+    assert not _sleeping()
+    assert not _processes() - before
 
 
 def _processes() -> set[str]:
@@ -43,4 +43,6 @@ def _processes() -> set[str]:
 
 
 def _sleeping() -> list[int]:
-    return [each.pid for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"] == ["sleep", "987"]]
+    found = psutil.process_iter(["cmdline"])
+    words = [(each.pid, each.info["cmdline"] or [""]) for each in found]
+    return [pid for pid, said in words if said[0].endswith("sleep") and said[-1] == "987"]
