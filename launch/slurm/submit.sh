@@ -38,7 +38,8 @@ seconds_of() { # [days-]hours:minutes:seconds; nothing for UNLIMITED
 log=$(field StdOut)
 folder=${log%/*}
 [[ -d $folder ]] || refuse "The job's log is $log, and $folder is no folder here; expected one that every node can write to."
-[[ -w $folder && ! (-e $log && ! -w $log) ]] ||
+probe=$folder/.writable-$job
+{ (: >"$probe") 2>/dev/null && rm "$probe" && [[ ! -e $log || -w $log ]]; } ||
   refuse "The job's log is $log, which cannot be written; expected a folder that every node can write to (--output=FILE)."
 
 limit=$(sed -n 's/.* TimeLimit=\([^ ]*\).*/\1/p' <<<"$described" | head -n 1)

@@ -109,7 +109,8 @@ def test_what_cannot_go_well_is_refused_before_it_starts(
     slurm: SlurmCluster, checkout: Path, python: Path, options: list[str], said: list[str]
 ) -> None:
     typed = ("bash", "launch/slurm/submit.sh", *options, "launch/slurm/pretrain.sbatch", "--output=runs/mine")
-    result = slurm.run(*typed, cwd=checkout, check=False)
+    env = {"PYTHON": str(python), "ENDS": "at once"}
+    result = slurm.run(*typed, cwd=checkout, env=env, check=False)
     (error,) = errors(result.stderr)
     assert (result.returncode, [each for each in said if each not in error]) == (2, []), error
     assert slurm.run("squeue", "--noheader", "--states=PENDING,RUNNING").stdout == ""
