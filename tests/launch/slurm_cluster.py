@@ -124,6 +124,8 @@ class SlurmCluster:
     def start_node(self, node: str) -> None:
         """A slurmd; returns when the node takes jobs."""
         self._start(node, "slurmd", "-D", "-N", node)
+        # One that was down or drained stays so until somebody says otherwise; the others know of no such state.
+        self.run("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
         others = [each for each in NODES if each in self._daemons]
         wait_for(
             lambda: {"idle", "mixed", "allocated"} >= {self.node_state(each) for each in others},
