@@ -1,7 +1,7 @@
 """Processes: who we are, how we reach the others, and the only place that reads environment variables.
 
-Launchers (torchrun, deepspeed, srun) say rank and world size in the environment; without them the process
-is a world of one. The process group is gloo on CPU and NCCL on CUDA.
+What launchers (torchrun, deepspeed, srun) say there is read in `placement`; without them the process is a world of one.
+The process group is gloo on CPU and NCCL on CUDA.
 """
 
 import os
@@ -11,7 +11,6 @@ import sys
 import sysconfig
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +20,7 @@ import torch.distributed as dist
 
 from pretrain.errors import PretrainError, UsageError
 from pretrain.extensions import recover_locks
+from pretrain.placement import MeetingPoint, Placement, meeting_point, placed
 from pretrain.secrets import secrets_in
 
 T = TypeVar("T")
@@ -29,8 +29,9 @@ _WATCH_SECONDS = 3.0  # that one question of the watchdog to the store may take
 # Of a launcher, which a command started from here must not see.
 _OF_A_LAUNCHER = (
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE"),
-    *("MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID"),
+    *("MASTER_ADDR", "MASTER_PORT", "GROUP_WORLD_SIZE", "CROSS_SIZE"),
 )
+_OF_A_JOB, _OF_THE_CLUSTER = "SLURM_", "SLURM_CONF"
 # NVIDIA's data sheets, without sparsity; the first name that is part of the device's counts.
 _BF16_PEAKS = {
     "H200 NVL": 835e12,
@@ -43,46 +44,12 @@ _BF16_PEAKS = {
 }
 
 
-@dataclass(frozen=True)
-class Placement:
-    """This process among its peers."""
-
-    rank: int
-    local_rank: int
-    world_size: int
-    local_world_size: int  # ranks on this machine
-
-    @property
-    def is_first(self) -> bool:
-        return self.rank == 0
-
-
 def placement(environment: Mapping[str, str] | None = None) -> Placement:
-    """Rank, local rank and world size as the launcher says them in the environment.
+    """Rank, local rank and world size as the launcher, or SLURM, says them in the environment.
 
-    Raises:
-        UsageError: a variable is no number, or the rank lies outside the world.
+    Raises UsageError where variables are missing, no numbers, or contradict each other.
     """
-    environment = os.environ if environment is None else environment
-    values = {}
-    # DeepSpeed's launcher says LOCAL_SIZE where torchrun says LOCAL_WORLD_SIZE.
-    local_size = environment.get("LOCAL_SIZE", environment.get("WORLD_SIZE", "1"))
-    defaults = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": local_size}
-    for name, default in defaults.items():
-        text = environment.get(name, default)
-        if not text.isdigit():
-            raise UsageError(
-                f"Environment variable {name} is {text!r}, not a number: start with torchrun or deepspeed."
-            )
-        values[name] = int(text)
-    if values["RANK"] >= values["WORLD_SIZE"]:
-        raise UsageError(
-            f"Environment says RANK={values['RANK']} and WORLD_SIZE={values['WORLD_SIZE']}: a rank must be below the "
-            "world size; unset both to run in one process."
-        )
-    return Placement(
-        values["RANK"], values["LOCAL_RANK"], values["WORLD_SIZE"], max(1, values["LOCAL_WORLD_SIZE"])
-    )
+    return placed(os.environ if environment is None else environment)
 
 
 def prepare_environment(place: Placement) -> None:
@@ -108,7 +75,8 @@ def device(place: Placement) -> torch.device:
         if place.local_rank >= torch.cuda.device_count():
             raise UsageError(
                 f"Rank {place.rank} has no GPU: this machine has {torch.cuda.device_count()} and "
-                f"{place.local_world_size} ranks were started on it; start one rank for each GPU."
+                f"{place.local_world_size} ranks were started on it; start one rank for each GPU (with srun by "
+                "--gpus-per-node: --gpus-per-task hides all but one from each rank)."
             )
         torch.cuda.set_device(place.local_rank)
         return torch.device("cuda", place.local_rank)
@@ -197,24 +165,40 @@ def stop() -> None:
 
 def _tcp_store(place: Placement, seconds: float, may_keep: bool) -> dist.Store:
     """Nobody waits in it for the others to join, so that the watchdog can."""
-    address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
-    if not address or not port.isdigit():
-        raise UsageError(
-            f"Environment says WORLD_SIZE={place.world_size}, but MASTER_ADDR is {address!r} and MASTER_PORT {port!r}: "
-            "start with torchrun or deepspeed, or set both."
-        )
+    where = meeting_point(os.environ, place.world_size)
+    _check_resolves(where)
     kept_by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True)
-    store = dist.TCPStore(
-        address,
-        int(port),
-        place.world_size,
-        is_master=may_keep and place.is_first and not kept_by_launcher,
-        timeout=timedelta(seconds=seconds),
-        wait_for_workers=False,
-        multi_tenant=True,
-    )
+    is_master = may_keep and place.is_first and not kept_by_launcher
+    try:
+        store = dist.TCPStore(
+            where.address,
+            where.port,
+            place.world_size,
+            is_master=is_master,
+            timeout=timedelta(seconds=seconds),
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
+    except RuntimeError as error:
+        if not (is_master and "EADDRINUSE" in str(error)):
+            raise
+        raise UsageError(
+            f"Port {where.port} of {socket.gethostname()}, where the ranks are to meet, is taken by another process; "
+            "expected one that nobody listens on: set MASTER_PORT (torchrun, deepspeed: --master_port) to another."
+        ) from None
     # torchrun may start the ranks again with the store it has.
     return dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def _check_resolves(where: MeetingPoint) -> None:
+    """Raises UsageError where this machine does not know the address; the store would try until its time is over."""
+    try:
+        socket.getaddrinfo(where.address, where.port)
+    except socket.gaierror as error:
+        raise UsageError(
+            f"{where.origin}, and {socket.gethostname()} cannot resolve it ({error.strerror}); expected a name or "
+            "address of rank 0's machine that every node knows: set MASTER_ADDR to one."
+        ) from None
 
 
 def world_size() -> int:
@@ -282,11 +266,15 @@ def command_environment(root: Path, extra: Mapping[str, str] | None = None) -> d
     Packages are imported from `root` first, and this interpreter's own commands (`deepspeed`, `torchrun`) come first
     on the path, as after activating its environment.
     """
-    found = {name: value for name, value in os.environ.items() if name not in _OF_A_LAUNCHER}
+    found = {name: value for name, value in os.environ.items() if not _is_of_a_launcher(name)}
     found["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), found.get("PATH", os.defpath)])
     found["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), found.get("PYTHONPATH")]))
     found["TOKENIZERS_PARALLELISM"] = "false"
     return found | dict(extra or {})
+
+
+def _is_of_a_launcher(name: str) -> bool:
+    return name in _OF_A_LAUNCHER or (name.startswith(_OF_A_JOB) and name != _OF_THE_CLUSTER)
 
 
 def rank_of(pid: int) -> int | None:

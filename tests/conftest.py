@@ -1,5 +1,6 @@
 """What every test starts from: one torch thread, the same seeds, no network, no launcher's variables."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -35,8 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _same_start(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tests do not see each other's random draws or thread counts."""
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
+    for name in set(os.environ) - set(environment()):
+        monkeypatch.delenv(name)
     torch.manual_seed(0)
     yield
 

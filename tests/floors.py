@@ -25,6 +25,7 @@ FLOORS = MappingProxyType(
         "pretrain.config": 0,
         "pretrain.comm": 0,
         "pretrain.lock": 0,
+        "pretrain.placement": 0,
         "pretrain.rng": 0,
         "pretrain.run_folder": 0,
         "pretrain.secrets": 0,

@@ -9,7 +9,14 @@ set -euo pipefail
 readonly GRACE_SECONDS=60
 readonly KILLED=128  # and more: by a signal
 ranks_per_node=${RANKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
-python=${PYTHON:-.venv/bin/python}
+python=("${PYTHON:-.venv/bin/python}")
+if [[ -n ${CONTAINER:-} ]]; then
+  python=("${PYTHON:-python3}")
+  if [[ -z ${MADE_BY_SLURM:-} ]]; then
+    # --nv: the driver and the devices of NVIDIA, where there are any.
+    python=(apptainer exec --nv --bind "$PWD${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}" --pwd "$PWD" "$CONTAINER" "${python[@]}")
+  fi
+fi
 export WORLD_SIZE=$((SLURM_NNODES * ranks_per_node)) LOCAL_WORLD_SIZE=$ranks_per_node
 
 running=()
@@ -23,7 +30,7 @@ trap 'tell_ranks INT' INT
 
 for ((local_rank = 0; local_rank < ranks_per_node; local_rank++)); do
   RANK=$((SLURM_NODEID * ranks_per_node + local_rank)) LOCAL_RANK=$local_rank \
-    "$python" launch/pretrain.py "$@" &
+    "${python[@]}" launch/pretrain.py "$@" &
   running+=("$!")
 done
 
@@ -31,7 +38,7 @@ done
 code=0
 deadline=0
 while ((${#running[@]} > 0)); do
-  sleep 1 || true
+  { sleep 1; } 2>/dev/null || true  # a signal ends it, which the shell would say
   still=()
   for pid in "${running[@]}"; do
     if kill -0 "$pid" 2>/dev/null; then

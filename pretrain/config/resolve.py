@@ -125,10 +125,12 @@ def batch_cut(config: RunConfig, world_size: int) -> tuple[int, int]:
             f"rank(s) = {micro_batch * world_size}: change train.global_batch or train.micro_batch so that it is one."
         )
     if said != "auto" and micro_batch * said != rows_per_rank:
+        ranks, rest = divmod(train.global_batch, micro_batch * said)
         raise UsageError(
             f"train.global_batch is {train.global_batch} rows, but micro-batch {micro_batch} x {world_size} ranks x "
             f"{said} accumulation steps is {micro_batch * world_size * said}: change train.global_batch, "
-            "train.micro_batch or gradient_accumulation_steps so that the product is equal."
+            "train.micro_batch or gradient_accumulation_steps so that the product is equal"
+            f"{'' if rest else f', or start {ranks} rank(s)'}."
         )
     for rows in sizes:
         if rows % (micro_batch * world_size):

@@ -368,7 +368,8 @@ def test_the_cut_of_the_batch(
             [],
             {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 2},
             1,
-            "is 8 rows, but micro-batch 2 x 1 ranks x 2 accumulation steps is 4",
+            "is 8 rows, but micro-batch 2 x 1 ranks x 2 accumulation steps is 4: change train.global_batch, "
+            "train.micro_batch or gradient_accumulation_steps so that the product is equal, or start 2 rank(s).",
         ),
     ],
 )

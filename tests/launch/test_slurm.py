@@ -35,7 +35,6 @@ exit "$highest"
 """
 SCONTROL = """#!/usr/bin/env bash
 echo "$*" >> "$LOG/scontrol"
-if [[ $1 == show ]]; then printf '%s\\n' node-a node-b; fi
 """
 # A rank: notes what it was given, ends when told to or at once, with the code that the test asks for.
 PYTHON = """#!/usr/bin/env bash
@@ -74,6 +73,7 @@ class Cluster:
 def cluster(tmp_path: Path) -> Cluster:
     commands = tmp_path / "commands"
     commands.mkdir()
+    (tmp_path / "launch").symlink_to(ROOT / "launch")
     for name, text in {"srun": SRUN, "scontrol": SCONTROL, "a python": PYTHON}.items():
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)
@@ -84,9 +84,10 @@ def cluster(tmp_path: Path) -> Cluster:
         "RANKS_PER_NODE": "2",
         "SLURM_JOB_ID": str(JOB),
         "SLURM_JOB_NAME": "a name; with $(odd) 'characters'",
-        "SLURM_JOB_NODELIST": "node-[a-b]",
+        "SLURMD_NODENAME": "node-a",
+        "MAX_STARTS": "3",
         "SLURM_NNODES": "2",
-        "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_SUBMIT_DIR": str(tmp_path),
     }
     return Cluster(tmp_path, environment(variables))
 
@@ -102,7 +103,7 @@ def test_every_rank_gets_its_place_and_the_arguments(cluster: Cluster) -> None:
             *arguments,
             f"{address} {rank}/4 {rank % 2}/2",
         ]
-    assert cluster.noted("scontrol") == ["show hostnames node-[a-b]"]
+    assert cluster.noted("scontrol") == []
 
 
 def test_one_task_per_node_is_started(cluster: Cluster) -> None:
@@ -164,10 +165,57 @@ def test_gpus_of_the_node_are_the_default_number_of_ranks(cluster: Cluster) -> N
     assert cluster.noted("rank-5")[-1].endswith(" 5/6 2/3")
 
 
-def test_a_wrong_folder_is_said(cluster: Cluster, tmp_path: Path) -> None:
-    result = cluster.batch(codes="0", SLURM_SUBMIT_DIR=str(tmp_path))
+def test_a_wrong_folder_is_said(cluster: Cluster) -> None:
+    result = cluster.batch(codes="0", SLURM_SUBMIT_DIR=str(cluster.log / "commands"))
     assert result.returncode == 2
     assert "submit from the root of the repository" in result.stderr
+
+
+def test_a_run_folder_that_cannot_be_written_is_said(cluster: Cluster) -> None:
+    result = cluster.batch("--output=/proc/run", codes="0 0 0 0")
+    assert (result.returncode, result.stderr.count("error: ")) == (2, 1)
+    assert "/proc/run/slurm-starts cannot be written on" in result.stderr
+    assert cluster.noted("srun-arguments") == []
+
+
+def test_a_missing_scontrol_is_said_before_anything_is_started(cluster: Cluster) -> None:
+    """`bash` and `hostname` are all that is on the path."""
+    few = cluster.log / "few"
+    few.mkdir()
+    for name in ("bash", "hostname"):
+        (few / name).symlink_to(shutil.which(name) or "")
+    result = cluster.batch(codes="0 0 0 0", PATH=str(few))
+    assert result.returncode == 2
+    assert "there is no scontrol on" in result.stderr and f"PATH is {few}" in result.stderr
+
+
+@pytest.mark.parametrize("has_pyxis", [True, False])
+def test_ranks_run_in_a_container(cluster: Cluster, has_pyxis: bool) -> None:
+    """By SLURM where it has the plugin, else by Apptainer: both stand-ins."""
+    commands = Path(cluster.env["PYTHON"]).parent
+    if has_pyxis:
+        text = (commands / "srun").read_text()
+        help_ = "#!/usr/bin/env bash\nif [[ $1 == --help ]]; then echo '   --container-image=...'; exit; fi\n"
+        (commands / "srun").write_text(text.replace("#!/usr/bin/env bash\n", help_))
+    (commands / "apptainer").write_text(
+        '#!/usr/bin/env bash\nprintf "%s\\n" "$@" > "$LOG/apptainer"\nwhile [[ $1 != an* ]]; do shift; done\n'
+        'shift; exec "$@"\n'
+    )
+    (commands / "apptainer").chmod(0o755)
+    mounts = "/data:/data,/scratch:/scratch"
+    result = cluster.batch("--x", codes="0 0 0 0", CONTAINER="an image", CONTAINER_MOUNTS=mounts)
+    assert result.returncode == 0, result.stderr
+    assert cluster.noted("rank-3")[:2] == ["launch/pretrain.py", "--x"]
+    asked = cluster.noted("srun-arguments")
+    here = str(cluster.log)
+    if has_pyxis:
+        expected = {"--container-image=an image", f"--container-workdir={here}"}
+        assert expected | {f"--container-mounts={here}:{here},{mounts}"} <= set(asked)
+        assert cluster.noted("apptainer") == []
+    else:
+        assert not any("container" in each for each in asked)
+        words = ["exec", "--nv", "--bind", f"{here},{mounts}", "--pwd", here, "an image"]
+        assert cluster.noted("apptainer")[: len(words)] == words
 
 
 def test_directives_ask_for_what_the_script_relies_on() -> None:
@@ -182,6 +230,8 @@ def test_directives_ask_for_what_the_script_relies_on() -> None:
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_shellcheck_has_no_complaint() -> None:
-    scripts = [BATCH, BATCH.with_name("node.sh"), ROOT / ".ci" / "run"]
-    result = subprocess.run(["shellcheck", *map(str, scripts)], capture_output=True, text=True, check=False)
+    scripts = [*sorted(BATCH.parent.glob("*.s*")), ROOT / ".ci" / "run"]
+    result = subprocess.run(
+        ["shellcheck", "-x", *map(str, scripts)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stdout

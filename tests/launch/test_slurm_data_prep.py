@@ -29,8 +29,10 @@ def submit(folder: Path, *arguments: str, **variables: str) -> subprocess.Comple
     python = folder / "python"
     python.write_text(PYTHON)
     python.chmod(0o755)
+    if not (folder / "launch").exists():
+        (folder / "launch").symlink_to(ROOT / "launch")
     task = {
-        "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_SUBMIT_DIR": str(folder),
         "SLURM_ARRAY_JOB_ID": "42",
         "SLURM_ARRAY_TASK_ID": "2",
         "SLURM_ARRAY_TASK_MIN": "1",
@@ -38,7 +40,7 @@ def submit(folder: Path, *arguments: str, **variables: str) -> subprocess.Comple
         "SLURM_ARRAY_TASK_COUNT": "3",
         "SLURM_CPUS_PER_TASK": "5",
     }
-    environment = {"PATH": os.environ["PATH"], "PYTHON": str(python), "LOG": str(folder)} | task | variables
+    environment = {"PATH": put_commands(folder), "PYTHON": str(python), "LOG": str(folder)} | task | variables
     environment = {name: value for name, value in environment.items() if value}
     command = ["bash", str(BATCH), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
@@ -73,17 +75,15 @@ def test_a_failed_build_is_not_merged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [1, 3, 137])
 def test_a_task_ends_as_its_build_and_only_one_that_saved_is_queued_again(tmp_path: Path, code: int) -> None:
-    path = put_commands(tmp_path)
-    assert submit(tmp_path, "--output", "x", PATH=path, FAILS="build", CODE=str(code)).returncode == code
+    assert submit(tmp_path, "--output", "x", FAILS="build", CODE=str(code)).returncode == code
     assert not (tmp_path / "scontrol-calls").exists()
-    assert submit(tmp_path, "--output", "x", PATH=path, FAILS="build", CODE="75").returncode == 75
+    assert submit(tmp_path, "--output", "x", FAILS="build", CODE="75").returncode == 75
     assert (tmp_path / "scontrol-calls").read_text() == "requeue 42_2\n"
     assert len(calls(tmp_path)) == 2
 
 
 def test_the_signal_before_the_time_limit_reaches_the_build(tmp_path: Path) -> None:
-    path = put_commands(tmp_path)
-    environment = {"PATH": path, "SLEEPS": "build"}
+    environment = {"SLEEPS": "build"}
 
     def signal_when_ready() -> None:
         deadline = time.monotonic() + 30
@@ -114,6 +114,16 @@ def test_a_wrong_array_is_refused(tmp_path: Path, variables: dict[str, str], mes
     result = submit(tmp_path, "--output", "x", **variables)
     assert (result.returncode, message in result.stderr) == (2, True), result.stderr
     assert not (tmp_path / "calls").exists()
+
+
+def test_a_part_that_does_not_get_on_is_given_up(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert submit(tmp_path, "--output", "x", MAX_STARTS="3", FAILS="build", CODE="75").returncode == 75
+    journal = tmp_path / "x" / ".part-00002-of-00003.journal"
+    journal.write_text("further")
+    codes = [submit(tmp_path, "--output", "x", FAILS="build", CODE="75").returncode for _ in range(3)]
+    assert codes == [75, 75, 1]
+    assert (tmp_path / "scontrol-calls").read_text().count("requeue 42_2") == 4
 
 
 def test_the_output_must_be_given(tmp_path: Path) -> None:
