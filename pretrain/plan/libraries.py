@@ -20,8 +20,8 @@ blocks.squared_norms(numpy.array([torch.ones(8).data_ptr()]), blocks.cut([8]), t
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 print(int(status["VmRSS"].split()[0]) * 1024)
 """
-# Measured besides, of runs whose states are known: kernels of torch's linear algebra, the process group, TensorBoard, the
-# loops of data and optimizer.
+# Measured besides, of runs whose states are known: kernels of torch's linear algebra, the process group, TensorBoard,
+# the loops of data and optimizer.
 _FIRST_STEPS = 75 << 20
 # Where it cannot be measured: without /proc, or without the engine.
 _USUAL = 480 << 20
