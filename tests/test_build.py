@@ -126,8 +126,7 @@ def test_a_compiler_is_one_program(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         UsageError, match=r"needs a compiler \(CXX is 'env g\+\+', taken for the name of one program"
     ):
         engine_options(asked)
-    monkeypatch.setattr(cpp_builder.config.cpp, "cxx", (None, "env g++"))
-    with pytest.raises(InvalidCxxCompiler):
+    with cpp_builder.config.patch({"cpp.cxx": (None, "env g++")}), pytest.raises(InvalidCxxCompiler):
         cpp_builder.get_cpp_compiler()
 
 
