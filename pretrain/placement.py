@@ -17,6 +17,7 @@ from pretrain.errors import UsageError
 FIRST_PORT, NUM_PORTS = 20_000, 12_000
 _STEPS_APART = 7  # so that a second step of a job has not the port of the next job's first
 _ONE_MACHINE = re.compile(r"localhost|127(\.\d+){3}|::1")
+_OF_TORCHRUN = "TORCHELASTIC_RUN_ID"  # its agents have met already, and named the first one's machine
 _ONE_PROCESS = "set WORLD_SIZE=1 to train in this process alone"
 
 
@@ -89,7 +90,8 @@ def meeting_point(environment: Mapping[str, str], world_size: int) -> MeetingPoi
     origin = f"MASTER_ADDR is {address!r}"
     if step is not None:
         first = first_host(step.nodelist)
-        if address and step.nodes > 1 and _ONE_MACHINE.fullmatch(address) and address != first:
+        by_hand = _OF_TORCHRUN not in environment
+        if address and by_hand and step.nodes > 1 and _ONE_MACHINE.fullmatch(address) and address != first:
             raise UsageError(
                 f"MASTER_ADDR is {address!r}, which is each machine itself, and SLURM_STEP_NUM_NODES={step.nodes}: "
                 f"expected the first node, {first}; unset it, or set it to a name that all nodes know."

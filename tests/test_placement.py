@@ -130,6 +130,8 @@ def test_the_own_machine_is_no_meeting_point_of_several(address: str) -> None:
         UsageError, match=rf"'{address}'.*SLURM_STEP_NUM_NODES=3: expected the first node, n1"
     ):
         meeting_point(STEP | {"MASTER_ADDR": address}, 5)
+    of_torchrun = {"MASTER_ADDR": address, "TORCHELASTIC_RUN_ID": "7", "MASTER_PORT": "1"}
+    assert meeting_point(STEP | of_torchrun, 5).address == address
     on_one = {"SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_TASKS_PER_NODE": "5", "SLURM_NODEID": "0"}
     assert meeting_point(STEP | on_one | {"MASTER_ADDR": address}, 5).address == address
 

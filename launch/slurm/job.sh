@@ -139,7 +139,10 @@ train() {
     image+=(--container-mounts="$PWD:$PWD${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}")
     export MADE_BY_SLURM=yes
   fi
-  # A task that has ended gives the others a while to say why, or to finish saving.
-  srun --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=120 \
+  # The one task of a node holds all its ranks, so it is bound to no core. The scripts ask for no number of tasks:
+  # SLURM would give a job of `--nodes 1-2` no more nodes than tasks. A task that has ended gives the others a while
+  # to say why, or to finish saving.
+  srun --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpu-bind=none \
+    ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} --kill-on-bad-exit=0 --wait=120 \
     ${image[@]+"${image[@]}"} bash launch/slurm/node.sh "$@"
 }

@@ -221,7 +221,6 @@ def test_ranks_run_in_a_container(cluster: Cluster, has_pyxis: bool) -> None:
 def test_directives_ask_for_what_the_script_relies_on() -> None:
     directives = [line for line in BATCH.read_text().splitlines() if line.startswith("#SBATCH ")]
     assert {
-        "#SBATCH --ntasks-per-node=1",
         "#SBATCH --signal=USR1@120",
         "#SBATCH --requeue",
         "#SBATCH --open-mode=append",

@@ -29,8 +29,8 @@ def test_the_example_trains_on_two_nodes(
     slurm: SlurmCluster, bench: Bench, checkout: Path, heading: str, in_full: bool
 ) -> None:
     """As typed, but for a tiny model at its end."""
-    if heading == "torchrun" and not in_full:
-        pytest.skip("in full: torchrun is tried with all tests of one node")
+    if heading != "Plain srun" and not in_full:
+        pytest.skip("in full: torchrun and deepspeed are tried on one node besides")
     for name in ("runs", "stores"):
         (checkout / name).mkdir()
     (checkout / "stores" / "mine").symlink_to(bench.store)
