@@ -165,7 +165,9 @@ def test_two_phases_from_one_command(
     if not in_full:
         return
     apart = submitted(
-        *(slurm, checkout, "--nodes=1", "--", "--recipe", "a recipe.toml", *common, *second),
+        slurm,
+        checkout,
+        *("--nodes=1", "--", "--recipe", "a recipe.toml", *common, *second),
         f"phase.checkpoint={training.run / 'phase1'}",
         run="runs/apart",
     )
