@@ -25,8 +25,9 @@ from data_prep.demo import build_demo_store  # noqa: E402
 from pretrain import comm  # noqa: E402
 from pretrain.build import Request  # noqa: E402
 from pretrain.comm import Placement  # noqa: E402
-from pretrain.config import RunConfig  # noqa: E402
+from pretrain.config import WatchSection  # noqa: E402
 from pretrain.errors import PretrainError, UsageError  # noqa: E402
+from pretrain.resume import earlier_cut  # noqa: E402
 from pretrain.run import train  # noqa: E402
 from pretrain.run_arguments import (  # noqa: E402
     DEFAULT_RECIPE,
@@ -71,10 +72,11 @@ def main() -> int:
         place = comm.placement()
         arguments = parser().parse_intermixed_args()
         comm.prepare_environment(place)
-        config = resolved(arguments, place.world_size)
-        watch = Watch(place, STOP, WatchOptions(**config.recipe.watch.model_dump()))
+        section = resolved(arguments, None).recipe.watch
+        watch = Watch(place, STOP, WatchOptions(**section.model_dump()))
         watch.start()
-        run(arguments, config, place, watch)
+        join(section, place, comm.device(place), watch)
+        run(arguments, place, watch)
         return 0
     except PretrainError as error:
         return (watch or Watch(place, STOP)).say(error)
@@ -87,12 +89,12 @@ def main() -> int:
             watch.close()
 
 
-def run(arguments: argparse.Namespace, config: RunConfig, place: Placement, watch: Watch) -> None:
-    """Joins the other ranks, and trains. The demo store is built then, so that all hear of it if one is stopped."""
-    device = comm.device(place)
+def run(arguments: argparse.Namespace, place: Placement, watch: Watch) -> None:
+    """Trains, when all have joined: they hear of it then if one is stopped while it builds the demo store."""
     output = arguments.output or Path("runs") / (arguments.recipe or DEFAULT_RECIPE).stem
+    earlier = comm.on_first_rank(lambda: earlier_cut(output, arguments.resume))
+    config = resolved(arguments, place.world_size, earlier)
     store = chosen_store(arguments, config.recipe)
-    join(config, place, device, watch)
     if store is None and not config.recipe.data.blend:
         store = str(DEMO_STORE)
         watch.activity.now("building the demo store")
@@ -104,7 +106,7 @@ def run(arguments: argparse.Namespace, config: RunConfig, place: Placement, watc
         output,
         arguments.resume,
         place,
-        device,
+        comm.device(place),
     )
     train(request, STOP, watch)
     watch.activity.now(ENDING)
@@ -113,9 +115,8 @@ def run(arguments: argparse.Namespace, config: RunConfig, place: Placement, watc
     comm.stop()
 
 
-def join(config: RunConfig, place: Placement, device: torch.device, watch: Watch) -> None:
+def join(section: WatchSection, place: Placement, device: torch.device, watch: Watch) -> None:
     """The process group, with the watchdog's own way to the others."""
-    section = config.recipe.watch
     limits = section.seconds, section.start_seconds
     seconds = max(limits) + GROUP_MARGIN_SECONDS if all(limits) else UNWATCHED_SECONDS
     watch.activity.now("joining the other ranks")

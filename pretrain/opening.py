@@ -18,6 +18,11 @@ def say_what(
         f"{request.device.type}; {sum(numels):,} parameters{frozen}; global batch of {engine.micro_batch} x "
         f"{engine.world_size} ranks x {engine.accumulation} rows; output {request.output}"
     )
+    if (earlier := request.config.kept) is not None:
+        terminal.say(
+            f"  the global batch of {earlier.global_batch} rows stays: {earlier.ranks} rank(s) cut it into "
+            f"micro-batches of {earlier.micro_batch}"
+        )
     for steps, rows in request.config.recipe.train.batch_stages:
         terminal.say(f"  before that: {steps} steps of {rows} rows")
     if corpus.is_blend:

@@ -6,6 +6,7 @@
 4. it fills weights and moments, and the terminal says what was restored and how exactly the run goes on.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +14,32 @@ from pretrain import checkpoint, comm
 from pretrain.backends.base import Backend
 from pretrain.checkpoint import CheckpointManifest, RunState
 from pretrain.comm import Placement
-from pretrain.config import Recipe
+from pretrain.config import EarlierCut, Recipe
 from pretrain.errors import DataError, UsageError
 from pretrain.metrics import Terminal
 from pretrain.optim import NoiseScale, Validations
+from pretrain.run_folder import RunFolder
 
 MAX_OTHERS = 5  # checkpoints that a message names
+
+
+def earlier_cut(run: Path, choice: str) -> EarlierCut | None:
+    """How batches were cut in the checkpoint that `--resume` means in this run folder; None where there is none.
+
+    A damaged one says nothing here: the older ones of its course are asked, as the run may fall back to them.
+    """
+    checkpoints = RunFolder(run).checkpoints
+    meant: list[Path] = []
+    with suppress(DataError):
+        newest = checkpoint.find_checkpoint(checkpoints) if choice == "auto" else Path(choice)
+        meant += [] if newest is None else [newest]
+    if choice == "auto":
+        meant += checkpoint.saved_checkpoints(checkpoints)
+    for path in [] if choice == "never" else meant:
+        with suppress(DataError):
+            state = CheckpointManifest.read(path).state
+            return EarlierCut.of(state.run_config, state.written_by)
+    return None
 
 
 @dataclass(frozen=True)

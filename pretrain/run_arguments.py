@@ -6,7 +6,7 @@
 import argparse
 from pathlib import Path
 
-from pretrain.config import Recipe, RunConfig, resolve
+from pretrain.config import EarlierCut, Recipe, RunConfig, resolve
 from pretrain.errors import UsageError
 
 DEFAULT_RECIPE = Path(__file__).resolve().parents[1] / "launch" / "recipes" / "demo.toml"
@@ -28,14 +28,17 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", metavar="section.key=value", nargs="*", help="recipe keys to replace")
 
 
-def resolved(arguments: argparse.Namespace, world_size: int) -> RunConfig:
-    """The configuration of so many ranks. Raises UsageError as `resolve` does."""
+def resolved(
+    arguments: argparse.Namespace, world_size: int | None, earlier: EarlierCut | None = None
+) -> RunConfig:
+    """The configuration of so many ranks, or what of it is that of any number. Raises UsageError as `resolve` does."""
     return resolve(
         recipe_path=arguments.recipe,
         default_recipe=DEFAULT_RECIPE,
         ds_config_path=arguments.ds_config,
         overrides=arguments.overrides,
         world_size=world_size,
+        earlier=earlier,
     )
 
 

@@ -209,7 +209,7 @@ class Log(Section):
     noise_every: Annotated[int, Field(ge=0)] = 0  # the gradient noise scale; 0: never
 
 
-class Watch(Section):
+class WatchSection(Section):
     """So many seconds in which no rank does anything new end the run; 0: never. Until the first step is done there is
     more to wait for."""
 
@@ -230,7 +230,7 @@ class Recipe(Section):
     eval: Eval = Eval()
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()
-    watch: Watch = Watch()
+    watch: WatchSection = WatchSection()
 
     @property
     def looks_for_best(self) -> bool:

@@ -8,8 +8,6 @@ that nobody named is only a default: whatever is said elsewhere replaces its val
 import json
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,8 @@ from pydantic import ValidationError
 
 from pretrain.config.belonging import check_belonging
 from pretrain.config.complaints import complaint
+from pretrain.config.cut import batch_cut
 from pretrain.config.engine import (
-    FSDP_HINTS,
-    HINTS,
     OPTIMIZER_TYPES,
     REFUSED_KEYS,
     SCHEDULER_TYPES,
@@ -27,33 +24,11 @@ from pretrain.config.engine import (
 )
 from pretrain.config.layers import Said, flat, nested, overridden, replaced
 from pretrain.config.recipe import Recipe
+from pretrain.config.run_config import EarlierCut, RunConfig
 from pretrain.errors import UsageError
 
-MAX_AUTO_TOKENS = 8192  # tokens of a micro-batch that `auto` chooses at most
 MAX_CONFIG_BYTES = 1 << 20
 _DEFAULT_RECIPE = "default recipe"
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything that was decided. `origins` says where each recipe value that is no default came from."""
-
-    recipe: Recipe
-    engine: EngineConfig
-    origins: dict[str, str]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for config.json."""
-        return {
-            "recipe": self.recipe.model_dump(),
-            "ds_config": self.engine.model_dump(),
-            "origins": self.origins,
-        }
-
-    def unused_hints(self) -> list[str]:
-        """Keys of the ds_config that speak to DeepSpeed alone and change no result."""
-        given = self.engine.zero_optimization.given()
-        return [f"zero_optimization.{name}" for name in HINTS if name in given and name not in FSDP_HINTS]
 
 
 def resolve(
@@ -62,18 +37,55 @@ def resolve(
     default_recipe: Path,
     ds_config_path: Path | None,
     overrides: Sequence[str],
-    world_size: int,
+    world_size: int | None,
+    earlier: EarlierCut | None = None,
 ) -> RunConfig:
-    """Reads, merges and checks.
+    """Reads, merges and checks, for so many ranks; None: for any number, which leaves a global batch open that the
+    ds_config says as a product with the ranks.
+
+    `earlier`: of the checkpoint that the run goes on from. If it had another number of ranks and nothing else about
+    the batch was said, the global batch stays, and is cut anew.
 
     Raises:
         UsageError: a file is missing or broken, a key is unknown, a value has the wrong type, or two places
             contradict each other.
     """
+
+    def read(kept: EarlierCut | None = None) -> RunConfig:
+        return _resolved(recipe_path, default_recipe, ds_config_path, overrides, world_size, kept)
+
+    if earlier is None or world_size is None:
+        return read()
+    config: RunConfig | None = None
+    problem: UsageError | None = None
+    try:
+        config = read()
+        batch_cut(config, world_size)
+    except UsageError as error:
+        problem = error
+    if config is not None and problem is None and config.recipe.train.global_batch == earlier.global_batch:
+        return config
+    kept = read(earlier)
+    if earlier.is_said_again(kept):
+        return kept
+    if config is None and problem is not None:
+        raise problem
+    return config or kept
+
+
+def _resolved(
+    recipe_path: Path | None,
+    default_recipe: Path,
+    ds_config_path: Path | None,
+    overrides: Sequence[str],
+    world_size: int | None,
+    kept: EarlierCut | None,
+) -> RunConfig:
     engine = _read_engine(ds_config_path)
     said = {key: Said(value, str(recipe_path)) for key, value in _read_recipe(recipe_path).items()}
     said = overridden(said, overrides)
-    for key, from_engine in _said_by_engine(engine, str(ds_config_path), world_size).items():
+    by_engine = _said_by_engine(engine, str(ds_config_path), None if kept else world_size)
+    for key, from_engine in by_engine.items():
         if key in said and not _same(said[key].value, from_engine.value):
             raise UsageError(
                 f"{key} is {said[key].value!r} in {said[key].place} but {from_engine.value!r} in "
@@ -81,6 +93,10 @@ def resolve(
             )
         if key not in said or said[key].value == "auto":
             said[key] = from_engine
+    if kept is not None and engine.rows_per_rank is not None:
+        said.setdefault(
+            "train.global_batch", Said(kept.global_batch, "the checkpoint that the run goes on from")
+        )
     if "train.tokens" in said and "train.steps" not in said:
         said["train.steps"] = Said(None, said["train.tokens"].place)  # they end the run in its stead
     if recipe_path is None:
@@ -93,62 +109,7 @@ def resolve(
     except ValidationError as error:
         raise complaint(error, Recipe, places) from None
     check_belonging(recipe, said, _DEFAULT_RECIPE)
-    return RunConfig(recipe, engine, dict(sorted(places.items())))
-
-
-def batch_cut(config: RunConfig, world_size: int) -> tuple[int, int]:
-    """(micro_batch, accumulation): rows per rank and forward pass, and passes per step of train.global_batch.
-
-    The stages before it have fewer passes of the same micro-batch.
-
-    Raises:
-        UsageError: a global batch is not micro_batch * ranks * accumulation.
-    """
-    train, said = config.recipe.train, config.engine.gradient_accumulation_steps
-    sizes = train.batch_plan.sizes
-    for rows in sizes:
-        if rows % world_size:
-            raise UsageError(_rows_without_a_rank(rows, rows == train.global_batch, world_size))
-    rows_per_rank = train.global_batch // world_size
-    common = gcd(*sizes) // world_size  # of the ranks' shares; their multiple, because each of them is one
-    if train.micro_batch != "auto":
-        micro_batch = train.micro_batch
-    elif said != "auto":
-        micro_batch = max(1, rows_per_rank // said)
-    else:
-        limit = max(1, MAX_AUTO_TOKENS // config.recipe.data.seq_len)
-        micro_batch = max(rows for rows in range(1, min(limit, common) + 1) if common % rows == 0)
-    accumulation = rows_per_rank // micro_batch
-    if said == "auto" and rows_per_rank % micro_batch:
-        raise UsageError(
-            f"train.global_batch is {train.global_batch} rows, no multiple of micro-batch {micro_batch} x {world_size} "
-            f"rank(s) = {micro_batch * world_size}: change train.global_batch or train.micro_batch so that it is one."
-        )
-    if said != "auto" and micro_batch * said != rows_per_rank:
-        ranks, rest = divmod(train.global_batch, micro_batch * said)
-        raise UsageError(
-            f"train.global_batch is {train.global_batch} rows, but micro-batch {micro_batch} x {world_size} ranks x "
-            f"{said} accumulation steps is {micro_batch * world_size * said}: change train.global_batch, "
-            "train.micro_batch or gradient_accumulation_steps so that the product is equal"
-            f"{'' if rest else f', or start {ranks} rank(s)'}."
-        )
-    for rows in sizes:
-        if rows % (micro_batch * world_size):
-            raise UsageError(
-                f"train.batch_stages has a stage of {rows} rows, which micro-batches of {micro_batch} rows on "
-                f"{world_size} rank(s) do not divide: make it a multiple of {micro_batch * world_size}, or lower "
-                "train.micro_batch."
-            )
-    return micro_batch, accumulation
-
-
-def _rows_without_a_rank(rows: int, is_global_batch: bool, world_size: int) -> str:
-    what = "train.global_batch" if is_global_batch else "a stage of train.batch_stages"
-    if rows < world_size:
-        return f"{what} is {rows} rows but there are {world_size} ranks: give every rank a row, or start fewer ranks."
-    return (
-        f"{what} of {rows} rows does not divide over {world_size} ranks: choose a multiple of {world_size}."
-    )
+    return RunConfig(recipe, engine, dict(sorted(places.items())), kept)
 
 
 def _read_engine(path: Path | None) -> EngineConfig:
@@ -191,17 +152,16 @@ def _parsed(path: Path, kind: str, parse: Callable[[str], Any], language: str) -
         raise UsageError(f"{kind} {path} is no {language}: {error}.") from None
 
 
-def _said_by_engine(engine: EngineConfig, file: str, world_size: int) -> dict[str, Said]:
-    """What the ds_config says that belongs to the recipe; `auto` says nothing."""
+def _said_by_engine(engine: EngineConfig, file: str, world_size: int | None) -> dict[str, Said]:
+    """What the ds_config says that belongs to the recipe; `auto` says nothing. None: no product with the ranks."""
     found: dict[str, tuple[Any, str]] = {
         "train.global_batch": (engine.train_batch_size, "train_batch_size"),
         "train.micro_batch": (engine.train_micro_batch_size_per_gpu, "train_micro_batch_size_per_gpu"),
         "optimizer.gradient_clipping": (engine.gradient_clipping, "gradient_clipping"),
     }
-    micro, accumulation = engine.train_micro_batch_size_per_gpu, engine.gradient_accumulation_steps
-    if engine.train_batch_size == "auto" and micro != "auto" and accumulation != "auto":
+    if world_size is not None and engine.rows_per_rank is not None:
         product = f"train_micro_batch_size_per_gpu x gradient_accumulation_steps x {world_size} ranks"
-        found["train.global_batch"] = (micro * accumulation * world_size, product)
+        found["train.global_batch"] = (engine.rows_per_rank * world_size, product)
     if engine.optimizer is not None:
         params, name = engine.optimizer.params, engine.optimizer.type
         betas = ("auto", "auto") if params.betas == "auto" else tuple(params.betas)

@@ -23,6 +23,9 @@ class Way:
     backend: str
     stage: int
     bf16: bool = False
+    cut: tuple[int, int] | None = (
+        None  # rows of a micro-batch and accumulation, where the engine config says them
+    )
 
     def __str__(self) -> str:
         return f"{self.backend} stage {self.stage} in {'bf16' if self.bf16 else 'fp32'}"
@@ -64,10 +67,13 @@ class Bench:
 
     def arguments(self, steps: int, *more: str) -> list[str]:
         """Of `launch/pretrain.py`: a run of so many small steps, dropout on."""
+        return self.arguments_without_batch(steps, "train.global_batch=12", *more)
+
+    def arguments_without_batch(self, steps: int, *more: str) -> list[str]:
+        """The same where the engine config says the batch."""
         return [
             f"--data={self.store}",
             f"model.config={self.model}",
-            "train.global_batch=12",
             f"data.seq_len={SEQ_LEN}",
             "model.dropout=0.1",
             "eval.rows=8",
@@ -78,8 +84,10 @@ class Bench:
 
     def engine(self, way: Way) -> str:
         """The option with an engine config of this stage and precision."""
-        path = self.folder / f"zero{way.stage}{'-bf16' * way.bf16}.json"
+        path = self.folder / f"zero{way.stage}{'-bf16' * way.bf16}{'-cut' * (way.cut is not None)}.json"
         config: dict[str, Any] = {"zero_optimization": {"stage": way.stage}, "bf16": {"enabled": way.bf16}}
+        if way.cut is not None:
+            config["train_micro_batch_size_per_gpu"], config["gradient_accumulation_steps"] = way.cut
         path.write_text(json.dumps(config))
         return f"--ds_config={path}"
 

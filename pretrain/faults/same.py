@@ -21,6 +21,7 @@ from pretrain.faults.courses import (
 from pretrain.faults.row import Row, Try, expect
 
 FSDP, DEEPSPEED = Way("fsdp", 3), Way("deepspeed", 2)
+ELASTIC = tuple(Way(backend, stage, cut=(3, 2)) for backend, stage in (("deepspeed", 2), ("fsdp", 3)))
 RANKS_TOLERANCE, ENGINES_TOLERANCE = 1e-6, 1e-5
 STEPS, ENGINE_STEPS = 16, 50
 
@@ -48,6 +49,42 @@ def _on(bench: Bench, stopped: Path, way: Way, ranks: int, typed: list[str]) -> 
         expect(far < RANKS_TOLERANCE, f"{key} is off by {far:.1e}")
     if ranks == 2:
         expect_bitwise(found, whole)
+
+
+def _elastic_tries(bench: Bench) -> Iterator[Try]:
+    """The engine config says micro-batch and accumulation for two ranks, and nothing else a batch: one run on two,
+    one, four and two ranks."""
+    typed = bench.arguments_without_batch(STEPS, "model.dropout=0.0", "log.samples=true")
+    for way in bench.sample(ELASTIC, 1):
+        folder = bench.new_folder("elastic")
+        starts = [(2, 4), (1, 8), (4, 12), (2, STEPS)] if bench.in_full else [(2, 4), (1, 10), (2, STEPS)]
+        for ranks, stop in starts:
+            yield Try(
+                f"{way}, {ranks} to step {stop}", partial(_moved_on, bench, folder, way, ranks, stop, typed)
+            )
+        yield Try(f"{way}, losses", partial(_expect_kept_batch, bench, folder / "run", way, typed))
+        if bench.in_full:
+            yield Try(f"{way}, refused", partial(_expect_refusal, bench, folder, way, typed))
+
+
+def _moved_on(bench: Bench, folder: Path, way: Way, ranks: int, stop: int, typed: list[str]) -> None:
+    more, code = ([], 0) if stop == STEPS else ([f"train.stop_at_step={stop}"], 75)
+    run_to(bench, folder, [*typed, *more], ranks, way, code=code)
+
+
+def _expect_kept_batch(bench: Bench, run: Path, way: Way, typed: list[str]) -> None:
+    found, whole = Course.of(run), undisturbed(bench, way, 2, typed)
+    expect(set(found.values("global_batch")) == {12}, f"the steps had {found.values('global_batch')} rows")
+    expect(found.values("cursor") == whole.values("cursor"), "the cursors differ")
+    expect(found.samples == whole.samples, "the samples of the steps differ")
+    for key in ("loss", "grad_norm"):
+        far = relative(whole.values(key), found.values(key))
+        expect(far < RANKS_TOLERANCE, f"{key} is off by {far:.1e}")
+
+
+def _expect_refusal(bench: Bench, folder: Path, way: Way, typed: list[str]) -> None:
+    said = run_to(bench, folder, [*typed, f"train.steps={STEPS + 1}"], 5, way, code=2).said
+    expect("do not divide over 5 ranks: start 4 or 6, or say" in said, f"it said {said[-500:]}")
 
 
 def _engine_tries(bench: Bench) -> Iterator[Try]:
@@ -118,6 +155,12 @@ ROWS = (
         "resume on 1, 2 and 4 ranks (fp32, no dropout)",
         f"same cursors and sample ids; losses within {RANKS_TOLERANCE:g}; on as many, bit for bit",
         _rank_tries,
+    ),
+    Row(
+        "elastic",
+        "a run moved between 1, 2 and 4 ranks whose ds_config says the batch for two (fp32, no dropout)",
+        f"the global batch stays; same cursors and sample ids; losses within {RANKS_TOLERANCE:g}; 5 ranks are refused",
+        _elastic_tries,
     ),
     Row(
         "engines",

@@ -67,3 +67,11 @@ class EngineConfig(Block):
     @property
     def stage(self) -> int:
         return self.zero_optimization.stage
+
+    @property
+    def rows_per_rank(self) -> int | None:
+        """Of a step, where the ds_config says them as micro-batch x accumulation and no global batch."""
+        micro_batch, accumulation = self.train_micro_batch_size_per_gpu, self.gradient_accumulation_steps
+        if self.train_batch_size != "auto" or micro_batch == "auto" or accumulation == "auto":
+            return None
+        return micro_batch * accumulation
