@@ -21,6 +21,7 @@ from tests.benchmarks.measure import Summary, ratio
 from tests.worlds import ROOT
 
 PACKAGES = (
+    "accelerate",
     "datasets",
     "deepspeed",
     "gigatoken",
@@ -85,11 +86,11 @@ def as_json(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
 
 
 class RateTable:
-    """Rows of summaries, group by group; `unit` names a million of what is counted ("MB", "M tokens")."""
+    """Rows of summaries, group by group; `unit` names `per` of what is counted ("MB", "M tokens")."""
 
-    def __init__(self, title: str, unit: str) -> None:
+    def __init__(self, title: str, unit: str, per: float = 1e6) -> None:
         self._table = Table(title=title, title_justify="left")
-        self._unit = unit
+        self._per = per
         self._table.add_column("")
         for heading in (
             f"{unit}/s",
@@ -116,13 +117,13 @@ class RateTable:
                 self._notes.append(f"{peer.name} was not run: {each.reason}")
                 continue
             low, high = each.spread
-            cpu = each.median(lambda trial: trial.cpu_seconds and trial.cpu_seconds * 1e9 / trial.amount)
+            cpu = each.median(lambda trial: trial.cpu_seconds and trial.cpu_seconds * 1e3 * self._per / trial.amount)
             startup = each.median(lambda trial: trial.startup_seconds)
             times = ratio(ours, each) if ours is not None and each is not ours else None
             self._table.add_row(
                 f"  {peer.name}",
-                f"{each.rate / 1e6:,.2f}",
-                f"{low / 1e6:,.2f}-{high / 1e6:,.2f}",
+                f"{each.rate / self._per:,.2f}",
+                f"{low / self._per:,.2f}-{high / self._per:,.2f}",
                 "" if cpu is None else f"{cpu:,.1f}",
                 "" if startup is None else f"{startup:.1f}",
                 "" if times is None else f"{times:.1f}x",

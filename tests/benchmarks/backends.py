@@ -1,0 +1,187 @@
+"""What going through an engine costs: `python -m tests.benchmarks.backends --help`.
+
+The same model, rows, masks and LAMB step, in turns: by a bare loop, which has nothing but them (on two ranks in torch's
+DistributedDataParallel), and by the whole training through each engine and stage. The ratio is of seconds per step, and
+holds all that a run does besides: sharding, metrics, their files, the watchdog's record. Nothing is asserted.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rich.table import Table
+from torch.nn.parallel import DistributedDataParallel
+
+from pretrain import build, comm
+from pretrain.comm import Placement
+from pretrain.data.loader import Loader, StepBatches
+from pretrain.data.order import Cursor
+from pretrain.data.store import TokenStore
+from pretrain.model import PretrainingModel
+from pretrain.optim import LambOptions, ShardedOptimizer
+from pretrain.rng import key
+from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
+from tests.benchmarks.measure import Peer, Summary, Trial, alternate
+from tests.benchmarks.report import make_console, provenance, write
+from tests.benchmarks.step_clock import StepClock, Steps, Timing, trial_of
+from tests.benchmarks.training_ours import OurRun, make_request, train_ours
+from tests.benchmarks.training_text import open_demo
+from tests.worlds import run_ranks
+
+BARE = "bare loop"
+ENGINES = ("deepspeed", "fsdp")
+CORES = 2
+LR = 1e-3
+_SECONDS = 1800.0
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is trained, and on how many ranks through which stages."""
+
+    settings: tuple[str, ...]
+    stages: dict[int, tuple[int, ...]]  # by ranks
+    rounds: int
+    timing: Timing
+
+
+SIZES = {
+    False: Size(
+        ("model.preset=bert-mini", "data.seq_len=128", "train.global_batch=64"),
+        {1: (2,), 2: (0, 1, 2, 3)},
+        5,
+        Timing(2, 8.0, 5),
+    ),
+    True: Size(
+        ("model.preset=bert-tiny", "data.seq_len=32", "train.global_batch=8"),
+        {2: (2,)},
+        1,
+        Timing(1, 0.2, 2),
+    ),
+}
+
+
+def main(argv: Sequence[str]) -> dict[str, Any]:
+    """Runs, prints and writes; the JSON document."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.backends", description=__doc__)
+    parser.add_argument("--cache", type=Path, required=True, help="folder for the demo store, which stays")
+    parser.add_argument("--quick", action="store_true", help="seconds, on a small model: shows that it runs")
+    parser.add_argument("--rounds", type=int, help="how often each of them trains")
+    parser.add_argument("--output", type=Path, help="file for the JSON document")
+    arguments = parser.parse_args(argv)
+    size = SIZES[arguments.quick]
+    store = open_demo(arguments.cache, arguments.quick)
+    result = provenance("tests.benchmarks.backends", argv) | {"settings": list(size.settings), "worlds": {}}
+    table = Table(title=f"a training step, {' '.join(size.settings)}", title_justify="left")
+    for heading in ("", "ms", "lowest-highest", "times the bare loop"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for ranks, stages in size.stages.items():
+        peers = make_peers(store, size, ranks, stages)
+        summaries = alternate(peers, arguments.rounds or size.rounds, partial(print, file=sys.stderr))
+        result["worlds"][str(ranks)] = add_rows(table, ranks, summaries)
+        write(result, arguments.output)
+    make_console().print(table)
+    return result
+
+
+def make_peers(store: Path, size: Size, ranks: int, stages: tuple[int, ...]) -> list[Peer]:
+    """The bare loop and every engine and stage."""
+    rows = next(int(each.partition("=")[2]) for each in size.settings if "global_batch" in each)
+    settings = (*size.settings, f"train.micro_batch={rows // ranks}")
+    runs = {f"{engine} {stage}": OurRun(settings, engine, stage) for engine in ENGINES for stage in stages}
+
+    def run(function: Any, asked: OurRun, number: int) -> Trial:
+        arguments = store, asked, size.timing, CORES // ranks
+        return trial_of(run_ranks(function, ranks, *arguments, timeout=_SECONDS))
+
+    bare = Peer(BARE, partial(run, bare_loop, OurRun(settings)), is_ours=True)
+    return [bare, *(Peer(name, partial(run, train_ours, asked)) for name, asked in runs.items())]
+
+
+def bare_loop(store: Path, run: OurRun, timing: Timing, threads: int) -> Steps:
+    """On a rank: loader, passes and the optimizer's step on whole parameters, and nothing else."""
+    torch.set_num_threads(threads)
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    place = Placement(rank, rank, ranks, ranks)
+    comm.prepare_environment(place)
+    with tempfile.TemporaryDirectory(prefix="bare-") as folder:
+        request = make_request(store, run, Path(folder), Path(folder) / "run", place)
+    recipe, opened = request.config.recipe, TokenStore.open(store)
+    stream = build.row_stream(opened, "train", build.sampling_options(recipe), recipe.seed)
+    cut = recipe.train.global_batch, build.engine_options(request).micro_batch, rank, ranks
+    model = build.build_encoder(recipe, opened)
+    optimizer = whole_optimizer(model)
+    called = DistributedDataParallel(model) if ranks > 1 else model
+    called.train()
+    clock = StepClock(timing)
+    with Loader(stream, Cursor(0, 0, 0), *cut) as loader:
+        clock.begin()
+        for step, batches in enumerate(loader):
+            tokens = bare_step(called, optimizer, batches, key(recipe.seed, "dropout", step, rank))
+            if clock.step(tokens):
+                break
+    return clock.reading()
+
+
+def bare_step(
+    called: torch.nn.Module, optimizer: ShardedOptimizer, batches: StepBatches, dropout_key: int
+) -> int:
+    """The real tokens of this rank."""
+    tokens = 0
+    # DistributedDataParallel averages gradients, and ours are sums over ranks.
+    factor = dist.get_world_size()
+    for batch in batches.micro_batches:
+        torch.manual_seed(dropout_key)
+        mlm, nsp = called(batch)
+        (factor * (mlm / batches.num_masked + nsp / max(1, batches.num_pairs))).backward()
+        tokens += batch.num_tokens
+    optimizer.begin(LR)
+    optimizer.step()
+    optimizer.finish()
+    for shard in optimizer.layout.shards:
+        shard.tensor.grad = None
+    return tokens
+
+
+def whole_optimizer(model: PretrainingModel) -> ShardedOptimizer:
+    """LAMB over whole parameters, as each rank of a replicated model has them."""
+    named = list(model.encoder.named_parameters())
+    optimizer = ShardedOptimizer(
+        [parameter for _, parameter in named], LambOptions(), weight_decay=0.01, max_grad_norm=1.0
+    )
+    infos = tuple(ParameterInfo(name, tuple(parameter.shape)) for name, parameter in named)
+    shards = tuple(
+        Shard(parameter, (Slice(number, 0, 0, parameter.numel()),))
+        for number, (_, parameter) in enumerate(named)
+    )
+    optimizer.bind(ShardLayout(infos, shards))
+    return optimizer
+
+
+def add_rows(table: Table, ranks: int, summaries: Sequence[Summary]) -> dict[str, Any]:
+    """A row a peer; for the JSON document the same and every trial."""
+    seconds = {
+        each.peer.name: [trial.details["seconds_per_step"] for trial in each.trials] for each in summaries
+    }
+    bare = statistics.median(seconds[BARE])
+    table.add_section()
+    table.add_row(f"[bold]{ranks} rank(s)[/bold]")
+    found = {}
+    for name, trials in seconds.items():
+        middle = statistics.median(trials)
+        spread = f"{min(trials) * 1e3:,.0f}-{max(trials) * 1e3:,.0f}"
+        table.add_row(f"  {name}", f"{middle * 1e3:,.0f}", spread, f"{middle / bare:.3f}")
+        found[name] = {"seconds": middle, "times_bare": middle / bare, "trials": trials}
+    return found
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

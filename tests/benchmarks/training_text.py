@@ -1,0 +1,98 @@
+"""The text of a token store as the peers read it: the same tokens, in the three forms that `run_mlm.py` knows.
+
+- `lines`: each sentence is a line, as in BERT's own input files, and a sample (`--line_by_line`); what is longer than
+  the model takes is cut off;
+- `pieces`: documents cut into pieces that fill the model, the last one as long as it is; not a form of `run_mlm.py`, but
+  what a careful user would give it;
+- `concatenated`: all text end to end, cut every `seq_len` tokens without regard to documents (its default).
+
+Samples have the columns that its tokenizing leaves.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+from data_prep.demo import build_demo_store
+from pretrain.data.store import TokenStore
+
+QUICK_BYTES = 3_000_000  # of text
+FORMS = ("lines", "pieces", "concatenated")
+_EDGES = 2  # [CLS] and [SEP]
+
+
+def open_demo(cache: Path, quick: bool) -> Path:
+    """The demo store in the cache, built unless it is there; a small one for the quick forms."""
+    cache.mkdir(parents=True, exist_ok=True)
+    store = cache / "demo-store"
+    if not store.exists():
+        build_demo_store(store, num_bytes=QUICK_BYTES if quick else None)
+    return store
+
+
+def open_samples(folder: Path, store: TokenStore, form: str, seq_len: int) -> datasets.Dataset:
+    """The training text in one of the forms, written to `folder` unless it is there."""
+    path = folder / f"{form}-{seq_len}-{store.fingerprint[:16]}"
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        datasets.disable_progress_bars()
+        datasets.Dataset(make_table(store, form, seq_len)).save_to_disk(str(partial))
+        partial.rename(path)
+    return datasets.load_from_disk(str(path))
+
+
+def mean_tokens(samples: datasets.Dataset) -> float:
+    """Of a sample, special tokens included."""
+    return float(np.mean(samples.with_format("numpy")["length"][:]))
+
+
+def make_table(store: TokenStore, form: str, seq_len: int) -> pa.Table:
+    """All samples: input_ids, token_type_ids, attention_mask, special_tokens_mask and length."""
+    special = store.special_ids
+    if form == "concatenated":
+        # run_mlm tokenizes lines with their special tokens and joins what comes out.
+        joined = np.concatenate(list(_with_edges(_texts(store, "lines", seq_len), special)))
+        samples = list(joined[: len(joined) // seq_len * seq_len].reshape(-1, seq_len))
+    else:
+        samples = list(_with_edges(_texts(store, form, seq_len), special))
+    lengths = np.array([len(sample) for sample in samples])
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    ids = np.concatenate(samples).astype(np.int64)
+    is_special = np.isin(ids, (special["cls"], special["sep"]))
+
+    def column(values: np.ndarray) -> pa.Array:
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+
+    return pa.table(
+        {
+            "input_ids": column(ids),
+            "token_type_ids": column(np.zeros(len(ids), dtype=np.int8)),
+            "attention_mask": column(np.ones(len(ids), dtype=np.int8)),
+            "special_tokens_mask": column(is_special.astype(np.int8)),
+            "length": pa.array(lengths),
+        }
+    )
+
+
+def _texts(store: TokenStore, form: str, seq_len: int) -> Iterator[np.ndarray]:
+    """Tokens of each sample without special ones, none longer than a sample may be."""
+    split, room = store.split("train"), seq_len - _EDGES
+    for index in range(split.num_blocks):
+        block = split.block(index)
+        sentences = np.split(block.tokens, np.cumsum(block.sentence_lengths.astype(np.int64))[:-1])
+        if form == "lines":
+            yield from (sentence[:room] for sentence in sentences)
+            continue
+        first = 0
+        for count in block.document_lengths.tolist():
+            document = np.concatenate(sentences[first : first + count])
+            yield from (document[start : start + room] for start in range(0, len(document), room))
+            first += count
+
+
+def _with_edges(texts: Iterator[np.ndarray], special: dict[str, int]) -> Iterator[np.ndarray]:
+    for text in texts:
+        yield np.concatenate([[special["cls"]], text, [special["sep"]]])
