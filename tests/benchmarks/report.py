@@ -117,7 +117,9 @@ class RateTable:
                 self._notes.append(f"{peer.name} was not run: {each.reason}")
                 continue
             low, high = each.spread
-            cpu = each.median(lambda trial: trial.cpu_seconds and trial.cpu_seconds * 1e3 * self._per / trial.amount)
+            cpu = each.median(
+                lambda trial: trial.cpu_seconds and trial.cpu_seconds * 1e3 * self._per / trial.amount
+            )
             startup = each.median(lambda trial: trial.startup_seconds)
             times = ratio(ours, each) if ours is not None and each is not ours else None
             self._table.add_row(

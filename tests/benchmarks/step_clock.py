@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -76,7 +77,7 @@ class StepClock:
             tokens=sum(self._tokens[warm:]),
             seconds=counted[-1] - counted[0],
             cpu_seconds=time.process_time() - self._cpu_began,
-            each=tuple(end - start for start, end in zip(counted, counted[1:], strict=False)),
+            each=tuple(end - start for start, end in pairwise(counted)),
             peak_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
             flops=sum(self._flops[warm:]),
         )

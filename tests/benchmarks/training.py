@@ -1,8 +1,9 @@
 """Real tokens per second of training, ours beside its peers: `python -m tests.benchmarks.training --help`.
 
 All train BERT of the same preset from random weights on the text of the demo store, with the same tokenizer, precision
-and number of threads, in turns, each run in a process (or two) of its own that is forked from one parent. A run is timed
-between its warm-up and its end: start-up is nobody's. Real tokens are those that are no padding, special ones included.
+and number of threads, in turns, each run in a process (or two) of its own that is forked from one parent. A run is
+timed between its warm-up and its end: start-up is nobody's. Real tokens are those that are no padding, special ones
+included.
 
 1. Text. Ours packs samples of up to `seq_len` tokens from the documents. The peers get the forms of `run_mlm.py`:
    `lines` (`--line_by_line`, a sentence a line, padded to the longest of a forward pass, which is its default, or to
@@ -115,7 +116,9 @@ class Course:
             timing = replace(timing, min_steps=CYCLE)
         elif run.padding == "longest":
             mean = mean_tokens(open_samples(self.samples, TokenStore.open(self.store), form, group.seq_len))
-            run = replace(run, accumulation=max(1, round(group.tokens_per_step / group.ranks / (rows * mean))))
+            run = replace(
+                run, accumulation=max(1, round(group.tokens_per_step / group.ranks / (rows * mean)))
+            )
         if run.accumulation > 1:
             timing = replace(timing, warm_steps=1, min_steps=2)
         return self._runs(group, train_peer, self.store, self.samples, run, timing)
@@ -123,9 +126,7 @@ class Course:
     def _runs(self, group: Group, function: Callable[..., Any], *arguments: Any) -> Callable[[int], Trial]:
         def run(number: int) -> Trial:
             try:
-                return trial_of(
-                    run_ranks(function, group.ranks, *arguments, group.threads, timeout=_SECONDS)
-                )
+                return trial_of(run_ranks(function, group.ranks, *arguments, group.threads, timeout=_SECONDS))
             except AssertionError as error:
                 if "NotRun: " in str(error):
                     raise NotRun(str(error).rpartition("NotRun: ")[2].splitlines()[0]) from None
@@ -188,7 +189,9 @@ def peers_of(course: Course, group: Group) -> list[Peer]:
             Peer("DDP by hand, lines", course.theirs(group, "ddp", "lines")),
             Peer("DDP by hand, concatenated", course.theirs(group, "ddp", "concatenated")),
             Peer("accelerate and DeepSpeed 2, lines", course.theirs(group, "accelerate", "lines")),
-            Peer("accelerate and DeepSpeed 2, concatenated", course.theirs(group, "accelerate", "concatenated")),
+            Peer(
+                "accelerate and DeepSpeed 2, concatenated", course.theirs(group, "accelerate", "concatenated")
+            ),
         ]
     trainer = [
         Peer("HF Trainer, lines, padded", course.theirs(group, "trainer", "lines"), asked=ASKED),

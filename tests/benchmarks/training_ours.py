@@ -1,7 +1,8 @@
 """Our training as a peer: `pretrain.run.train` on a rank, as the command line starts it, with a clock at its loader.
 
-The whole loop is timed, from the moment in which one step's batches are asked for to that of the next: waiting for data,
-passes, optimizer, metrics and their files. `Without` takes one part of it away and puts in what others have there.
+The whole loop is timed, from the moment in which one step's batches are asked for to that of the next: waiting for
+data, passes, optimizer, metrics and their files. `REPLACED` says which parts can be taken away, for what others have
+there.
 """
 
 import json
@@ -65,6 +66,7 @@ def train_ours(store: Path, run: OurRun, timing: Timing, threads: int) -> Steps:
             return _Timed(whole(*arguments), clock)
 
         replaced.enter_context(patch.object(build, "build_loader", timed))
+        counted = replaced.enter_context(_counted_flops())
         try:
             train(request, StopRequest())
         except _Enough:

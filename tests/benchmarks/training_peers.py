@@ -232,7 +232,11 @@ def _steps(run: PeerRun, batches: Iterator[Any]) -> Iterator[Iterator[Any]]:
 
 
 def _device() -> torch.device:
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
 
 
 def _autocast(run: PeerRun) -> torch.autocast:

@@ -2,8 +2,8 @@
 
 - `lines`: each sentence is a line, as in BERT's own input files, and a sample (`--line_by_line`); what is longer than
   the model takes is cut off;
-- `pieces`: documents cut into pieces that fill the model, the last one as long as it is; not a form of `run_mlm.py`, but
-  what a careful user would give it;
+- `pieces`: documents cut into pieces that fill the model, the last one as long as it is; not a form of `run_mlm.py`,
+  but what a careful user would give it;
 - `concatenated`: all text end to end, cut every `seq_len` tokens without regard to documents (its default).
 
 Samples have the columns that its tokenizing leaves.
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep.demo import build_demo_store
-from pretrain.data.store import TokenStore
+from pretrain.data.store import StoreSplit, TokenStore
 
 QUICK_BYTES = 3_000_000  # of text
 FORMS = ("lines", "pieces", "concatenated")
@@ -33,13 +33,15 @@ def open_demo(cache: Path, quick: bool) -> Path:
     return store
 
 
-def open_samples(folder: Path, store: TokenStore, form: str, seq_len: int) -> datasets.Dataset:
-    """The training text in one of the forms, written to `folder` unless it is there."""
-    path = folder / f"{form}-{seq_len}-{store.fingerprint[:16]}"
+def open_samples(
+    folder: Path, store: TokenStore, form: str, seq_len: int, split: str = "train"
+) -> datasets.Dataset:
+    """The text of a split in one of the forms, written to `folder` unless it is there."""
+    path = folder / f"{split}-{form}-{seq_len}-{store.fingerprint[:16]}"
     if not path.exists():
         partial = path.with_suffix(".partial")
         datasets.disable_progress_bars()
-        datasets.Dataset(make_table(store, form, seq_len)).save_to_disk(str(partial))
+        datasets.Dataset(make_table(store, form, seq_len, split)).save_to_disk(str(partial))
         partial.rename(path)
     return datasets.load_from_disk(str(path))
 
@@ -49,15 +51,15 @@ def mean_tokens(samples: datasets.Dataset) -> float:
     return float(np.mean(samples.with_format("numpy")["length"][:]))
 
 
-def make_table(store: TokenStore, form: str, seq_len: int) -> pa.Table:
+def make_table(store: TokenStore, form: str, seq_len: int, split: str) -> pa.Table:
     """All samples: input_ids, token_type_ids, attention_mask, special_tokens_mask and length."""
     special = store.special_ids
     if form == "concatenated":
         # run_mlm tokenizes lines with their special tokens and joins what comes out.
-        joined = np.concatenate(list(_with_edges(_texts(store, "lines", seq_len), special)))
+        joined = np.concatenate(list(_with_edges(_texts(store.split(split), "lines", seq_len), special)))
         samples = list(joined[: len(joined) // seq_len * seq_len].reshape(-1, seq_len))
     else:
-        samples = list(_with_edges(_texts(store, form, seq_len), special))
+        samples = list(_with_edges(_texts(store.split(split), form, seq_len), special))
     lengths = np.array([len(sample) for sample in samples])
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     ids = np.concatenate(samples).astype(np.int64)
@@ -77,9 +79,9 @@ def make_table(store: TokenStore, form: str, seq_len: int) -> pa.Table:
     )
 
 
-def _texts(store: TokenStore, form: str, seq_len: int) -> Iterator[np.ndarray]:
+def _texts(split: StoreSplit, form: str, seq_len: int) -> Iterator[np.ndarray]:
     """Tokens of each sample without special ones, none longer than a sample may be."""
-    split, room = store.split("train"), seq_len - _EDGES
+    room = seq_len - _EDGES
     for index in range(split.num_blocks):
         block = split.block(index)
         sentences = np.split(block.tokens, np.cumsum(block.sentence_lengths.astype(np.int64))[:-1])
