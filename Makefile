@@ -19,7 +19,7 @@ INSTALLED = $(VENV)/installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test test-full test-matrix faults check bench-data bench-optimizer bench-large-batch bench-saving bench-plan environment clean
+.PHONY: help pretrain test test-full test-matrix faults check bench bench-gpu bench-loss bench-data bench-optimizer bench-large-batch bench-saving bench-plan environment clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,16 @@ check: environment ## lint, types and the fast tests
 	ruff format --check .
 	mypy
 	python -m pytest -q -m "not ($(NOT_FAST))"
+
+bench: environment ## training beside its peers, by part and by engine; an hour and a half
+	python -m tests.benchmarks.training --cache $(BENCH) --output tests/benchmarks/results/training.json
+	python -m tests.benchmarks.backends --cache $(BENCH) --output tests/benchmarks/results/backends.json
+
+bench-loss: environment ## the time to a held-out loss beside HF Trainer; an hour
+	python -m tests.benchmarks.time_to_loss --cache $(BENCH) --output tests/benchmarks/results/time_to_loss.json
+
+bench-gpu: environment ## training on this machine's GPUs, beside HF Trainer; an hour
+	python -m tests.benchmarks.gpu --cache $(BENCH) --output tests/benchmarks/results/gpu.json
 
 bench-data: environment ## data_prep and batch making beside their peers; about a quarter of an hour
 	python -m tests.benchmarks.data_prep --cache $(BENCH) $(if $(MEGATRON),--megatron $(MEGATRON)) --output tests/benchmarks/results/data_prep.json
@@ -71,7 +81,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  echo "error: Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
 	@$(BIN)/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV) || { \
 	  echo "error: $(PYTHON) cannot make $(VENV); on Debian install python3-venv." >&2; exit 2; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 -c constraints.txt -e ".[test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 -c constraints.txt -e ".[test,bench]"
 	@touch $@
 
 clean: ## removes the environment and caches; runs/ stays

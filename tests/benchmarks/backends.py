@@ -21,6 +21,7 @@ from rich.table import Table
 from torch.nn.parallel import DistributedDataParallel
 
 from pretrain import build, comm
+from pretrain.backends.carried import BackendName
 from pretrain.comm import Placement
 from pretrain.data.loader import Loader, StepBatches
 from pretrain.data.order import Cursor
@@ -37,7 +38,7 @@ from tests.benchmarks.training_text import open_demo
 from tests.worlds import run_ranks
 
 BARE = "bare loop"
-ENGINES = ("deepspeed", "fsdp")
+ENGINES: tuple[BackendName, ...] = ("deepspeed", "fsdp")
 CORES = 2
 LR = 1e-3
 _SECONDS = 1800.0

@@ -27,9 +27,7 @@ def main(task_file: str) -> None:
     threads = torch.get_num_threads()
     if task["kind"] == "ours":
         asked = task["run"]
-        steps = train_ours(
-            store, OurRun(**asked | {"settings": tuple(asked["settings"])}), timing, threads
-        )
+        steps = train_ours(store, OurRun(**asked | {"settings": tuple(asked["settings"])}), timing, threads)
     else:
         steps = train_peer(store, Path(task["samples"]), PeerRun(**task["run"]), timing, threads)
     output = Path(task["output"]) / f"rank-{place.rank:05d}.json"

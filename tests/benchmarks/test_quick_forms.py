@@ -125,3 +125,42 @@ def test_large_batch(cache: Path) -> None:
     results = cache / "results"
     assert (results / "large_batch.md").read_text().count("\n") == 2 + len(tried)
     assert "</svg>" in (results / "large_batch.svg").read_text()
+
+
+@pytest.mark.slow
+def test_training(cache: Path) -> None:
+    found, printed = quick("training", cache)
+    one, two, parts = ({each["peer"]: each for each in group} for group in found["groups"].values())
+    assert all("rate" in each for group in (one, two, parts) for each in group.values())
+    for group in (one, two):
+        # About as many real tokens a step on both sides, on all ranks together.
+        for each in group.values():
+            assert each["trials"][0]["tokens_per_step"] == pytest.approx(512, rel=0.35), each["peer"]
+    assert {"HF Trainer, lines, padded", "accelerate and DeepSpeed 2, lines"} < set(one)
+    assert "without masked-only head" in parts and parts["without our optimizer"]["ours_over_it"] > 0
+    assert "two ranks" in printed
+
+
+@pytest.mark.slow
+def test_backends(cache: Path) -> None:
+    found, printed = quick("backends", cache)
+    times = {name: each["times_bare"] for name, each in found["worlds"]["2"].items()}
+    assert list(times) == ["bare loop", "deepspeed 2", "fsdp 2"] and times["bare loop"] == 1.0
+    assert "times the bare loop" in printed
+
+
+@pytest.mark.slow
+def test_time_to_loss(cache: Path) -> None:
+    found, printed = quick("time_to_loss", cache)
+    uniform = math.log(2048)
+    assert all(0 < run["loss"] < uniform + 0.5 for run in (found["trainer"], *found["tries"], *found["ours"]))
+    assert found["trainer"]["steps"] > 2 and "times sooner" in printed
+
+
+@pytest.mark.slow
+def test_gpu(cache: Path) -> None:
+    found, printed = quick("gpu", cache)
+    ours, trainer = found["groups"]["bert-tiny, 32"]
+    assert ours["rate"] > 0 and trainer["rate"] > 0, trainer.get("not_run")
+    assert ours["trials"][0]["flops_per_second"] > 0
+    assert found["ceilings"]["product_flops"] > 0 and "GB/s" in printed

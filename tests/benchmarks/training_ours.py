@@ -26,6 +26,7 @@ from pretrain.comm import Placement
 from pretrain.config import resolve
 from pretrain.data.loader import Loader, StepBatches
 from pretrain.model.encoder import ModelInput, PretrainingModel
+from pretrain.model.flops import TrainingFlops
 from pretrain.model.heads import mlm_logits
 from pretrain.optim import ShardedOptimizer
 from pretrain.run import train
@@ -60,13 +61,18 @@ def train_ours(store: Path, run: OurRun, timing: Timing, threads: int) -> Steps:
         request = make_request(store, run, Path(folder), Path(output) / "run", place)
         if run.without:
             replaced.enter_context(REPLACED[run.without]())
-        whole = build.build_loader
+        made, whole, flops = build.build_encoder, build.build_loader, list[TrainingFlops]()
 
-        def timed(*arguments: Any) -> Any:
-            return _Timed(whole(*arguments), clock)
+        def build_encoder(*arguments: Any) -> PretrainingModel:
+            model = made(*arguments)
+            flops.append(model.flops)
+            return model
 
-        replaced.enter_context(patch.object(build, "build_loader", timed))
-        counted = replaced.enter_context(_counted_flops())
+        def build_loader(*arguments: Any) -> Any:
+            return _Timed(whole(*arguments), clock, flops[-1])
+
+        replaced.enter_context(patch.object(build, "build_encoder", build_encoder))
+        replaced.enter_context(patch.object(build, "build_loader", build_loader))
         try:
             train(request, StopRequest())
         except _Enough:
@@ -98,9 +104,12 @@ class _Enough(Exception):
 class _Timed:
     """A loader whose consumer asks for the next step when one is done."""
 
-    def __init__(self, loader: Loader, clock: StepClock) -> None:
-        self._loader, self._clock = loader, clock
-        self._tokens = 0
+    def __init__(self, loader: Loader, clock: StepClock, flops: TrainingFlops) -> None:
+        self._loader, self._clock, self._flops = loader, clock, flops
+        self._done = (
+            0,
+            0.0,
+        )  # real tokens of this rank and FLOPs of all, of the step that was last asked for
 
     def __iter__(self) -> Iterator[StepBatches]:
         return self
@@ -108,10 +117,12 @@ class _Timed:
     def __next__(self) -> StepBatches:
         if not self._clock.has_begun:
             self._clock.begin()
-        elif self._clock.step(self._tokens):
+        elif self._clock.step(*self._done):
             raise _Enough
         batches = next(self._loader)
-        self._tokens = sum(batch.num_tokens for batch in batches.micro_batches)
+        length = batches.num_tokens / batches.num_samples
+        flops = self._flops.step(batches.num_tokens, batches.num_masked, length, batches.num_pairs)
+        self._done = (sum(batch.num_tokens for batch in batches.micro_batches), flops)
         return batches
 
     def __enter__(self) -> "_Timed":

@@ -153,7 +153,8 @@ def _by_hand(
 ) -> None:
     """DistributedDataParallel, gradients exchanged once a step."""
     count, device = TokenCount(model), _device()
-    parallel = DistributedDataParallel(model.to(device))
+    nn.Module.to(model, device)
+    parallel = DistributedDataParallel(model)
     optimizer = torch.optim.AdamW(parallel.parameters(), lr=LR, fused=True)
     parallel.train()
     clock.begin()
@@ -219,7 +220,7 @@ def _endless(
 ) -> Iterator[dict[str, torch.Tensor]]:
     """This rank's micro-batches, epoch after epoch."""
     chosen = samples.remove_columns("length")
-    sampler = DistributedSampler(chosen, seed=SEED)
+    sampler: DistributedSampler[Any] = DistributedSampler(chosen, seed=SEED)
     for epoch in range(MAX_STEPS):
         sampler.set_epoch(epoch)
         yield from DataLoader(chosen, run.rows, sampler=sampler, collate_fn=collate, drop_last=True)
