@@ -6,7 +6,7 @@
 3. what `torch.compile`, recomputation and the micro-batch make of it;
 4. every engine and stage: tokens per second and the most memory that a rank had allocated.
 
-Each run is started by torchrun with a rank for each GPU, as a user would. Without a GPU everything runs on two ranks of
+Each run is started by torchrun with a rank for each GPU, as a user would. Without a GPU everything runs on one rank on
 the CPU, which with `--quick` shows that it does. Nothing is asserted.
 """
 
@@ -34,7 +34,6 @@ from tests.benchmarks.training_peers import PeerRun
 from tests.benchmarks.training_text import open_demo, open_samples
 from tests.worlds import run_command
 
-CPU_RANKS = 2
 QUICK_PEERS = ("ours", "HF Trainer, concatenated")
 _SECONDS = 3600.0
 
@@ -146,7 +145,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
         open_demo(arguments.cache, arguments.quick),
         arguments.cache,
         size.timing,
-        torch.cuda.device_count() if has_gpu else CPU_RANKS,
+        max(1, torch.cuda.device_count()),
         device,
     )
     result = provenance("tests.benchmarks.gpu", argv) | {"ranks": course.ranks, "groups": {}}

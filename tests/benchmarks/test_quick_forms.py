@@ -135,7 +135,7 @@ def test_training(cache: Path) -> None:
     for group in (one, two):
         # About as many real tokens a step on both sides, on all ranks together.
         for each in group.values():
-            assert each["trials"][0]["tokens_per_step"] == pytest.approx(512, rel=0.35), each["peer"]
+            assert each["trials"][0]["tokens_per_step"] == pytest.approx(2048, rel=0.2), each["peer"]
     assert {"HF Trainer, lines, padded", "accelerate and DeepSpeed 2, lines"} < set(one)
     assert "without masked-only head" in parts and parts["without our optimizer"]["ours_over_it"] > 0
     assert "two ranks" in printed
