@@ -56,7 +56,7 @@ def make_table(store: TokenStore, form: str, seq_len: int, split: str) -> pa.Tab
     special = store.special_ids
     if form == "concatenated":
         # run_mlm tokenizes lines with their special tokens and joins what comes out.
-        joined = np.concatenate(list(_with_edges(_texts(store.split(split), "lines", seq_len), special)))
+        joined = np.concatenate(list(_with_edges(_texts(store.split(split), "lines", None), special)))
         samples = list(joined[: len(joined) // seq_len * seq_len].reshape(-1, seq_len))
     else:
         samples = list(_with_edges(_texts(store.split(split), form, seq_len), special))
@@ -79,9 +79,9 @@ def make_table(store: TokenStore, form: str, seq_len: int, split: str) -> pa.Tab
     )
 
 
-def _texts(split: StoreSplit, form: str, seq_len: int) -> Iterator[np.ndarray]:
-    """Tokens of each sample without special ones, none longer than a sample may be."""
-    room = seq_len - _EDGES
+def _texts(split: StoreSplit, form: str, seq_len: int | None) -> Iterator[np.ndarray]:
+    """Tokens of each sample without special ones, none longer than a sample may be, if there is a bound."""
+    room = None if seq_len is None else seq_len - _EDGES
     for index in range(split.num_blocks):
         block = split.block(index)
         sentences = np.split(block.tokens, np.cumsum(block.sentence_lengths.astype(np.int64))[:-1])
@@ -91,7 +91,8 @@ def _texts(split: StoreSplit, form: str, seq_len: int) -> Iterator[np.ndarray]:
         first = 0
         for count in block.document_lengths.tolist():
             document = np.concatenate(sentences[first : first + count])
-            yield from (document[start : start + room] for start in range(0, len(document), room))
+            step = room or len(document)
+            yield from (document[start : start + step] for start in range(0, len(document), step))
             first += count
 
 
