@@ -6,7 +6,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -139,6 +139,23 @@ class RateTable:
         console.print(self._table)
         for note in dict.fromkeys(self._notes):
             console.print(note, highlight=False, markup=False)
+
+
+def as_markdown(groups: Mapping[str, Sequence[Summary]], unit: str, per: float) -> str:
+    """A table for the docs: a line a peer, in bold the name of its group; `unit` names `per` of what is counted."""
+    lines: list[tuple[str, ...]] = [("", f"{unit}/s", "lowest to highest", "ours is"), ("---", *["---:"] * 3)]
+    for name, summaries in groups.items():
+        ours = next((each for each in summaries if each.peer.is_ours), None)
+        lines.append((f"**{name}**", "", "", ""))
+        for each in summaries:
+            if not each.trials:
+                lines.append((each.peer.name, "not run", "", ""))
+                continue
+            times = ratio(ours, each) if ours is not None and each is not ours else None
+            low, high = (f"{bound / per:,.2f}" for bound in each.spread)
+            shown = "" if times is None else f"{times:.2f}x"
+            lines.append((each.peer.name, f"{each.rate / per:,.2f}", f"{low} to {high}", shown))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def make_console() -> Console:

@@ -11,7 +11,7 @@ from rich.console import Console
 from tests.benchmarks.commands import megatron, megatron_progress
 from tests.benchmarks.measure import NotRun, Peer, Trial, alternate, ratio
 from tests.benchmarks.processes import watch
-from tests.benchmarks.report import RateTable, as_json, provenance
+from tests.benchmarks.report import RateTable, as_json, as_markdown, provenance
 
 _MIB = 1 << 20
 PREPROCESS = """
@@ -77,6 +77,18 @@ def test_report_says_the_same_in_both_forms() -> None:
     table.print(Console(file=printed, width=140))
     for part in ("a title", "a group", "4.0x", "2x", "5x", "not run", "absent was not run: it is not here."):
         assert part in printed.getvalue()
+
+
+def test_a_table_for_the_docs_says_it_too() -> None:
+    lines = as_markdown({"a group": alternate(peers_of([]), 3, lambda _: None)}, "k", 10.0).splitlines()
+    assert [[cell.strip() for cell in line.strip("|").split("|")] for line in lines] == [
+        ["", "k/s", "lowest to highest", "ours is"],
+        ["---", "---:", "---:", "---:"],
+        ["**a group**", "", "", ""],
+        ["ours", "5.00", "2.50 to 10.00", ""],
+        ["theirs", "1.25", "1.25 to 1.25", "4.00x"],
+        ["absent", "not run", "", ""],
+    ]
 
 
 def test_provenance_can_be_typed_again() -> None:

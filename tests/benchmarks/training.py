@@ -28,8 +28,8 @@ from typing import Any
 from rich.console import Console
 
 from pretrain.data.store import TokenStore
-from tests.benchmarks.measure import NotRun, Peer, Trial, alternate
-from tests.benchmarks.report import RateTable, as_json, make_console, provenance, write
+from tests.benchmarks.measure import NotRun, Peer, Summary, Trial, alternate
+from tests.benchmarks.report import RateTable, as_json, as_markdown, make_console, provenance, write
 from tests.benchmarks.step_clock import Timing, trial_of
 from tests.benchmarks.training_ours import OurRun, train_ours
 from tests.benchmarks.training_peers import PeerRun, train_peer
@@ -146,7 +146,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     course = Course(open_demo(arguments.cache, quick), arguments.cache / "samples", timing)
     result = provenance("tests.benchmarks.training", argv) | {"groups": {}}
     result["optimizers"] = {"ours": "LAMB", "peers": "torch AdamW, fused"}
-    table = RateTable("training, real tokens", "k tokens", 1e3)
+    table, measured = RateTable("training, real tokens", "k tokens", 1e3), dict[str, list[Summary]]()
     for group in QUICK_GROUPS if quick else GROUPS:
         if arguments.only and not any(each in group.name for each in arguments.only):
             continue
@@ -155,10 +155,13 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
         if quick:
             peers = [peer for peer in peers if peer.name in QUICK_PEERS]
         summaries = alternate(peers, arguments.rounds or (1 if quick else 3), say)
+        measured[group.name] = summaries
         result["groups"][group.name] = as_json(summaries)
         table.add(group.name, summaries)
         write(result, arguments.output)  # what is measured is kept, whatever becomes of the rest
     table.print(make_console())
+    if arguments.output is not None:
+        arguments.output.with_suffix(".md").write_text(as_markdown(measured, "k tokens", 1e3))
     return result
 
 
@@ -173,7 +176,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, help="how often each peer runs (default: 3)")
     parser.add_argument("--seconds", type=float, default=15.0, help="that a run is timed, at least")
     parser.add_argument("--only", nargs="*", metavar="TEXT", help="groups with one of these in their name")
-    parser.add_argument("--output", type=Path, help="file for the JSON document")
+    parser.add_argument("--output", type=Path, help="file for the JSON document; a table goes beside it")
     return parser
 
 
