@@ -5,8 +5,9 @@ Both start from the same weights and train on the same text, in one process on t
 1. Trainer, with its default optimizer and schedule, tries a few learning rates for a part of its time each; the best
    one then gets all of its time, as many steps as fit, so that its rate has decayed when the time is over;
 2. its held-out loss is the target;
-3. ours trains runs of more and more steps, each from the start and with a schedule of its own length, until one ends
-   at the target or below. What it took is the time of that run; runs that were too short are in the document.
+3. ours tries as many settings in the shortest run that is looked at; with the best of them it trains runs of more and
+   more steps, each from the start and with a schedule of its own length, until one ends at the target or below. What
+   it took is the time of that run; runs that were too short are in the document.
 
 Time is of training alone, from the first batch that is asked for to the last step; for ours the last checkpoint is in
 it. The loss is the mean over the masked tokens of held-out text, by one function and under the same masks for both: of
@@ -63,7 +64,7 @@ class Size:
     try_share: float  # of the time
     rows: int  # of Trainer's step
     heldout_rows: int
-    settings: tuple[str, ...]
+    settings: tuple[tuple[str, ...], ...]  # ours to try
     threads: int
     most_runs: int  # of ours
 
@@ -77,12 +78,15 @@ SIZES = {
         try_share=0.2,
         rows=16,
         heldout_rows=512,
-        settings=("train.global_batch=16", "optimizer.lr=5e-3", "optimizer.beta2=0.98"),
+        settings=tuple(
+            ("train.global_batch=16", "optimizer.beta2=0.98", f"optimizer.name={name}", f"optimizer.lr={lr}")
+            for name, lr in (("lamb", 5e-3), ("lamb", 1e-2), ("adamw", 2e-3))
+        ),
         threads=2,
-        most_runs=12,
+        most_runs=10,
     ),
     True: Size(
-        "bert-tiny", 32, 1.0, (1e-3,), 0.5, 8, 16, ("train.global_batch=8", "optimizer.lr=1e-2"), 1, 1
+        "bert-tiny", 32, 1.0, (1e-3,), 0.5, 8, 16, (("train.global_batch=8", "optimizer.lr=1e-2"),), 1, 1
     ),
 }
 
@@ -94,6 +98,7 @@ class Trained:
     seconds: float
     steps: int
     lr: float
+    settings: tuple[str, ...]  # of ours
     loss: float  # of samples as ours are made
     loss_of_lines: float
 
@@ -234,26 +239,29 @@ def trained_by_trainer(course: Course, form: str) -> tuple[Trained, list[Trained
 
 
 def our_runs(course: Course, peer: Trained) -> Any:
-    """Longer and longer ones, each when it is asked for."""
-    steps = 5
-    seconds_per_step = _ours(course, steps).seconds / steps
-    for number in range(course.size.most_runs):
-        wanted = peer.seconds * FIRST_SHARE * GROWTH**number
-        run = _ours(course, max(2, round(wanted / seconds_per_step)))
-        seconds_per_step = run.seconds / run.steps
-        yield run
+    """The tries, and then longer and longer ones, each when it is asked for."""
+    choices, steps = course.size.settings, 5
+    seconds_per_step = _ours(course, choices[0], steps).seconds / steps
+    wanted = peer.seconds * FIRST_SHARE
+    tries = [_ours(course, each, max(2, round(wanted / seconds_per_step))) for each in choices]
+    best = min(tries, key=lambda each: each.loss)
+    yield from sorted(tries, key=lambda each: each is best)
+    for _ in range(course.size.most_runs):
+        wanted *= GROWTH
+        best = _ours(course, best.settings, max(2, round(wanted * best.steps / best.seconds)))
+        yield best
 
 
 def _trainer(course: Course, peer: PeerRun, lr: float, steps: int) -> Trained:
     [(seconds, *losses)] = run_ranks(trainer_run, 1, course, peer, lr, steps, timeout=_SECONDS)
-    found = Trained(seconds, steps, lr, *losses)
+    found = Trained(seconds, steps, lr, (), *losses)
     print(f"HF Trainer: {found}", file=sys.stderr)
     return found
 
 
-def _ours(course: Course, steps: int) -> Trained:
-    [(seconds, lr, *losses)] = run_ranks(our_run, 1, course, steps, timeout=_SECONDS)
-    found = Trained(seconds, steps, lr, *losses)
+def _ours(course: Course, chosen: tuple[str, ...], steps: int) -> Trained:
+    [(seconds, lr, *losses)] = run_ranks(our_run, 1, course, chosen, steps, timeout=_SECONDS)
+    found = Trained(seconds, steps, lr, chosen, *losses)
     print(f"ours: {found}", file=sys.stderr)
     return found
 
@@ -312,7 +320,7 @@ def trainer_run(course: Course, peer: PeerRun, lr: float, steps: int) -> tuple[f
         return span.ended - span.began, *heldout_losses(course, Path(folder) / "model")
 
 
-def our_run(course: Course, steps: int) -> tuple[float, ...]:
+def our_run(course: Course, chosen: tuple[str, ...], steps: int) -> tuple[float, ...]:
     """On a rank: seconds of training, the peak rate, and the held-out losses after it."""
     torch.set_num_threads(course.size.threads)
     place = Placement(dist.get_rank(), dist.get_rank(), 1, 1)
@@ -322,7 +330,7 @@ def our_run(course: Course, steps: int) -> tuple[float, ...]:
         "data.objective=mlm",
         f"data.seq_len={course.size.seq_len}",
         f"schedule.warmup={max(1, round(WARMUP_SHARE * steps))}",
-        *course.size.settings,
+        *chosen,
         f"train.steps={steps}",
     )
     span = _Span()
