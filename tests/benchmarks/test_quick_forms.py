@@ -154,7 +154,7 @@ def test_time_to_loss(cache: Path) -> None:
     found, printed = quick("time_to_loss", cache)
     uniform = math.log(2048)
     assert all(0 < run["loss"] < uniform + 0.5 for run in (found["trainer"], *found["tries"], *found["ours"]))
-    assert found["trainer"]["steps"] > 2 and "times sooner" in printed
+    assert found["trainer"]["steps"] > 2 and "asked: 4" in printed
 
 
 @pytest.mark.slow

@@ -140,19 +140,19 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
         peer, tries = trained_by_trainer(course, arguments.form)
         result |= {"tries": [asdict(each) for each in tries], "trainer": asdict(peer), "ours": []}
         write(result, arguments.output)
-        rate = 0.0
+        result["times_sooner"] = None
         for run in our_runs(course, peer):
             result["ours"].append(asdict(run))
             write(result, arguments.output)
             if run.reaches(peer):
-                rate = peer.seconds / run.seconds
+                result["times_sooner"] = peer.seconds / run.seconds
                 break
-    result["times_sooner"] = rate
     write(result, arguments.output)
+    times = result["times_sooner"]
     print(
         f"HF Trainer ({arguments.form}, rate {peer.lr:g}) has {peer.loss:.3f} after {peer.seconds:.0f} s; ours "
-        f"{result['ours'][-1]['loss']:.3f} after {result['ours'][-1]['seconds']:.0f} s: {rate:.2f} times sooner "
-        f"(asked: {ASKED:g})"
+        f"{result['ours'][-1]['loss']:.3f} after {result['ours'][-1]['seconds']:.0f} s: "
+        f"{'not reached' if times is None else f'{times:.2f} times sooner'} (asked: {ASKED:g})"
     )
     return result
 

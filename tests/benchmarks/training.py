@@ -174,7 +174,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache", type=Path, required=True, help="folder for store and samples, which stay")
     parser.add_argument("--quick", action="store_true", help="seconds, on a small model: shows that it runs")
     parser.add_argument("--rounds", type=int, help="how often each peer runs (default: 3)")
-    parser.add_argument("--seconds", type=float, default=15.0, help="that a run is timed, at least")
+    parser.add_argument("--seconds", type=float, default=10.0, help="that a run is timed, at least")
     parser.add_argument("--only", nargs="*", metavar="TEXT", help="groups with one of these in their name")
     parser.add_argument("--output", type=Path, help="file for the JSON document; a table goes beside it")
     return parser
@@ -202,7 +202,7 @@ def peers_of(course: Course, group: Group) -> list[Peer]:
     if group.precision != "fp32":
         return [*ours[:1], *trainer]
     nsp = course.ours(group, settings=("data.objective=nsp",))
-    whole_rows = course.theirs(group, "trainer", "lines", padding="max_length")
+    whole_rows = course.theirs(group, "trainer", "lines", padding="max_length", rows=group.rows)
     by_length = course.theirs(group, "trainer", "lines", sampling="group_by_length")
     return [
         *ours,
