@@ -2,7 +2,8 @@
 
 The same model, rows, masks and LAMB step, in turns: by a bare loop, which has nothing but them (on two ranks in torch's
 DistributedDataParallel), and by the whole training through each engine and stage. The ratio is of seconds per step, and
-holds all that a run does besides: sharding, metrics, their files, the watchdog's record. Nothing is asserted.
+holds all that a run does besides: sharding, metrics, their files, the watchdog's record. A run during which other work
+had more than a little of the cores is repeated. Nothing is asserted.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from pretrain.rng import key
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
 from tests.benchmarks.measure import Peer, Summary, Trial, alternate
 from tests.benchmarks.report import make_console, provenance, write
-from tests.benchmarks.step_clock import StepClock, Steps, Timing, trial_of
+from tests.benchmarks.step_clock import StepClock, Steps, Timing, trial_of, undisturbed
 from tests.benchmarks.training_ours import OurRun, make_request, train_ours
 from tests.benchmarks.training_text import open_demo
 from tests.worlds import run_ranks
@@ -52,6 +53,7 @@ class Size:
     stages: dict[int, tuple[int, ...]]  # by ranks
     rounds: int
     timing: Timing
+    most_repeats: int
 
 
 SIZES = {
@@ -60,12 +62,14 @@ SIZES = {
         {1: (2,), 2: (0, 1, 2, 3)},
         5,
         Timing(2, 8.0, 5),
+        4,
     ),
     True: Size(
         ("model.preset=bert-tiny", "data.seq_len=32", "train.global_batch=8"),
         {2: (2,)},
         1,
         Timing(1, 0.2, 2),
+        1,
     ),
 }
 
@@ -103,8 +107,15 @@ def make_peers(store: Path, size: Size, ranks: int, stages: tuple[int, ...]) -> 
         arguments = store, asked, size.timing, CORES // ranks
         return trial_of(run_ranks(function, ranks, *arguments, timeout=_SECONDS))
 
-    bare = Peer(BARE, partial(run, bare_loop, OurRun(settings)), is_ours=True)
-    return [bare, *(Peer(name, partial(run, train_ours, asked)) for name, asked in runs.items())]
+    say = partial(print, file=sys.stderr)
+    bare = Peer(
+        BARE, undisturbed(partial(run, bare_loop, OurRun(settings)), size.most_repeats, say), is_ours=True
+    )
+    ours = {
+        name: undisturbed(partial(run, train_ours, asked), size.most_repeats, say)
+        for name, asked in runs.items()
+    }
+    return [bare, *(Peer(name, work) for name, work in ours.items())]
 
 
 def bare_loop(store: Path, run: OurRun, timing: Timing, threads: int) -> Steps:

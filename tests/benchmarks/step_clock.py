@@ -5,16 +5,20 @@ ranks agree on how many more are, by how long the last one took.
 """
 
 import math
+import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import psutil
 import torch
 
 from pretrain import comm
 from tests.benchmarks.measure import Trial
+
+DISTURBED_SHARE = 0.04  # of the cores, that others may have
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Steps:
     cpu_seconds: float
     each: tuple[float, ...]
     peak_bytes: int
+    busy_seconds: float = 0.0  # CPU seconds of the whole machine meanwhile
     flops: float = 0.0  # of the whole world, where the loop counts them
 
 
@@ -47,7 +52,7 @@ class StepClock:
         self._stamps: list[float] = []
         self._tokens: list[int] = []
         self._flops: list[float] = []
-        self._cpu_began = 0.0
+        self._cpu_began = self._busy_began = 0.0
         self._last = math.inf
         self.steps: Steps | None = None
 
@@ -69,7 +74,8 @@ class StepClock:
         if number == warm:
             own = math.ceil(self._timing.seconds / (self._stamps[-1] - self._stamps[-2]))
             self._last = warm + max(self._timing.min_steps, *comm.all_gather_objects(own))
-            self._stamps[-1], self._cpu_began = time.perf_counter(), time.process_time()
+            self._stamps[-1] = time.perf_counter()
+            self._cpu_began, self._busy_began = time.process_time(), busy_cpu_seconds()
         if number < self._last:
             return False
         counted = self._stamps[warm:]
@@ -79,6 +85,7 @@ class StepClock:
             cpu_seconds=time.process_time() - self._cpu_began,
             each=tuple(end - start for start, end in pairwise(counted)),
             peak_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
+            busy_seconds=busy_cpu_seconds() - self._busy_began,
             flops=sum(self._flops[warm:]),
         )
         return True
@@ -93,7 +100,9 @@ class StepClock:
 def trial_of(ranks: Sequence[Steps]) -> Trial:
     """Of all ranks together."""
     each = ranks[0].each
+    seconds, own = max(rank.seconds for rank in ranks), sum(rank.cpu_seconds for rank in ranks)
     details = {
+        "others_share": max(0.0, ranks[0].busy_seconds - own) / seconds / len(os.sched_getaffinity(0)),
         "steps": len(each),
         "tokens_per_step": sum(rank.tokens for rank in ranks) / len(each),
         "seconds_per_step": statistics.median(each),
@@ -104,10 +113,33 @@ def trial_of(ranks: Sequence[Steps]) -> Trial:
         details["flops_per_second"] = ranks[0].flops / ranks[0].seconds
     return Trial(
         amount=sum(rank.tokens for rank in ranks),
-        seconds=max(rank.seconds for rank in ranks),
-        cpu_seconds=sum(rank.cpu_seconds for rank in ranks),
+        seconds=seconds,
+        cpu_seconds=own,
         details=details,
     )
+
+
+def undisturbed(run: Callable[[int], Trial], most: int, say: Callable[[str], None]) -> Callable[[int], Trial]:
+    """`run`, again where others had more than a little of the cores meanwhile; the least disturbed of `most`."""
+
+    def repeated(number: int) -> Trial:
+        trials: list[Trial] = []
+        while len(trials) < most:
+            trials.append(run(number))
+            if (share := trials[-1].details["others_share"]) <= DISTURBED_SHARE:
+                break
+            say(f"others had {share:.0%} of the cores")
+        return min(trials, key=lambda trial: trial.details["others_share"])
+
+    return repeated
+
+
+def busy_cpu_seconds() -> float:
+    """Of all processes since the machine started."""
+    times = psutil.cpu_times()
+    idle: float = times.idle + getattr(times, "iowait", 0.0)
+    # Linux counts what guests take as user time already.
+    return float(sum(times)) - idle - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
 
 
 def _synchronise() -> None:

@@ -1,11 +1,13 @@
 """The clock that every training loop is timed by."""
 
+import os
 import time
 
 import pytest
 
 from tests.benchmarks import step_clock
-from tests.benchmarks.step_clock import StepClock, Steps, Timing, trial_of
+from tests.benchmarks.measure import Trial
+from tests.benchmarks.step_clock import StepClock, Steps, Timing, trial_of, undisturbed
 
 TICKS = "perf_counter"
 
@@ -57,7 +59,34 @@ def test_a_loop_that_ends_too_early_has_no_rate() -> None:
 
 
 def test_ranks_add_up_their_tokens_and_the_slowest_is_the_time() -> None:
-    ranks = [Steps(30, 2.0, 1.0, (1.0, 1.0), 0), Steps(50, 2.5, 1.5, (1.0, 1.5), 0)]
+    ranks = [Steps(30, 2.0, 1.0, (1.0, 1.0), 0, 4.0), Steps(50, 2.5, 1.5, (1.0, 1.5), 0, 4.0)]
     trial = trial_of(ranks)
     assert (trial.amount, trial.seconds, trial.cpu_seconds, trial.rate) == (80, 2.5, 2.5, 32.0)
-    assert trial.details == {"steps": 2, "tokens_per_step": 40.0, "seconds_per_step": 1.0}
+    assert trial.details == {
+        "others_share": 1.5
+        / 2.5
+        / len(os.sched_getaffinity(0)),  # four busy seconds, of which 2.5 are their own
+        "steps": 2,
+        "tokens_per_step": 40.0,
+        "seconds_per_step": 1.0,
+    }
+
+
+def test_a_disturbed_run_is_repeated_until_one_is_not() -> None:
+    shares, said = [0.5, 0.2, 0.01, 0.0], list[str]()
+
+    def run(number: int) -> Trial:
+        share = shares.pop(0)
+        return Trial(number, 1.0, details={"others_share": share})
+
+    assert undisturbed(run, 4, said.append)(7).details["others_share"] == 0.01
+    assert said == ["others had 50% of the cores", "others had 20% of the cores"]
+    shares[:] = [0.5, 0.3, 0.4, 0.6, 0.0]
+    assert undisturbed(run, 4, said.append)(7).details["others_share"] == 0.3  # the best of four
+
+
+def test_work_of_this_process_is_busy_time() -> None:
+    began, own = step_clock.busy_cpu_seconds(), time.process_time()
+    while time.process_time() - own < 0.3:
+        pass
+    assert step_clock.busy_cpu_seconds() - began > 0.2
