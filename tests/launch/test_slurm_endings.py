@@ -24,8 +24,9 @@ if [[ $ENDS == saved ]]; then
   (($(wc -l < "$run/starts") < 3)) || exit 0
   wc -l < "$run/starts" > "$run/checkpoints/latest"
 fi
-if [[ $ENDS == deaf ]]; then
-  trap '' TERM USR1
+if [[ $ENDS == unsaved ]]; then
+  trap '' USR1
+  trap 'exit 75' TERM
   for _ in {1..900}; do sleep 0.1; done
 fi
 exit 75
@@ -92,7 +93,7 @@ def test_a_time_limit_that_comes_before_the_save_is_said(
 ) -> None:
     if not in_full:
         pytest.skip("in full: SLURM's shortest limit is a minute")
-    job, log = submit(slurm, checkout, "deaf", "--time=1", "--signal=USR1@20")
+    job, log = submit(slurm, checkout, "unsaved", "--time=1", "--signal=USR1@20")
     assert slurm.wait_for_end(job, 180, log=log) == "TIMEOUT"
     (error,) = errors(log.read_text())
     assert f"job {job} came to its time limit, 00:01:00, before it had saved" in error
