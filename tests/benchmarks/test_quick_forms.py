@@ -125,3 +125,12 @@ def test_large_batch(cache: Path) -> None:
     results = cache / "results"
     assert (results / "large_batch.md").read_text().count("\n") == 2 + len(tried)
     assert "</svg>" in (results / "large_batch.svg").read_text()
+
+
+@pytest.mark.slow
+def test_plan_memory(cache: Path) -> None:
+    found, printed = quick("plan_memory", cache)
+    (cell,) = found["cells"]
+    assert len(cell["measured_by_rank"]) == 2 and cell["measured"] == max(cell["measured_by_rank"])
+    assert abs(cell["ratio"] - 1) < 0.1
+    assert "plan / measured" in printed
