@@ -31,6 +31,7 @@ from pretrain.resume import Resumption
 from pretrain.run_folder import RunFolder
 from pretrain.secrets import without_secrets
 from pretrain.signals import StopRequest
+from pretrain.timing import Profile, ProfileOptions, Timing
 from pretrain.watch import Watch
 
 
@@ -127,6 +128,9 @@ class Run:
             self.watch.activity,
         )
         writer = self._open_writer(start.step, resolved_schedule)
+        hosts = comm.all_gather_objects(socket.gethostname())
+        if writer is not None:
+            writer.hosts(hosts)
         comm.on_first_rank(self.folder.unmark_finished)
         say_what(self.terminal, self.request, self.engine, self.backend, self.corpus)
         loop = Loop(
@@ -144,6 +148,8 @@ class Run:
             noise=self.noise,
             activity=self.watch.activity,
             diagnosis=build.diagnosis(self.request, self.folder.path, self.initial),
+            timing=Timing(recipe.log.every, hosts, self.request.device),
+            profile=self._profile(),
         )
         ending = Ending(
             self.folder,
@@ -156,8 +162,9 @@ class Run:
         )
         self.watch.begin_training(start.step + 1, lambda: checkpoint.find_checkpoint(self.folder.checkpoints))
         with writer or nullcontext(), self._noting(start.step, writer):
-            with loader:
+            with loader, loop.profile:
                 done = self._taken_through(loop, start)
+            self._say_ranks(loop.timing)
             ending.reach(done, self.length)
 
     def _taken_through(self, loop: Loop, start: RunState) -> Progress:
@@ -169,6 +176,15 @@ class Run:
             loop.saver.begin(self._state_at(begun, start.cursor))
             loop.saver.finish()
         return loop.run(begun)
+
+    def _profile(self) -> Profile:
+        options = ProfileOptions(**self.request.config.recipe.profile.model_dump())
+        return Profile(options, self.folder.profile, self.request.place.rank, self.watch.activity)
+
+    def _say_ranks(self, timing: Timing) -> None:
+        summary = timing.stragglers.summary()
+        if summary is not None:
+            self.terminal.say(summary)
 
     def _retention(self, validates: bool) -> Retention:
         """Which checkpoints stay. Raises UsageError where that goes by validation and there is none."""
@@ -214,6 +230,7 @@ class Run:
             self.folder.tensorboard,
             finished_steps,
             self.request.config.recipe.log.every,
+            self.folder.ranks,
         )
 
     def _noting(self, step: int, writer: MetricsWriter | None) -> AbstractContextManager[None]:
@@ -226,7 +243,8 @@ class Run:
 
     def _loop_options(self) -> LoopOptions:
         recipe, place = self.request.config.recipe, self.request.place
-        peak = comm.peak_flops(self.request.device)
+        said = recipe.log.peak_tflops
+        peak = comm.peak_flops(self.request.device) if said is None else said * 1e12
         return LoopOptions(
             length=self.length,
             stop_at_step=recipe.train.stop_at_step,

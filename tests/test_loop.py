@@ -287,12 +287,12 @@ def test_tokens_of_earlier_starts_count() -> None:
 
 
 def test_the_clock_ends_it_saved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One second for each look at the clock; earlier starts took 20 of the 31 seconds."""
+    """One second for each look at the clock; earlier starts took 20 of the 24 seconds."""
     ticks = count()
     monkeypatch.setattr("pretrain.loop.perf_counter", lambda: float(next(ticks)))
     scripted, saved = Scripted(), Saved()
-    done = loop_of(scripted, saved, length=RunLength(6, 6, None, 31.0)).run(Progress(0, 0, 20.0))
-    assert done.seconds >= 31.0 > done.seconds - 3.0
+    done = loop_of(scripted, saved, length=RunLength(6, 6, None, 24.0)).run(Progress(0, 0, 20.0))
+    assert done.seconds >= 24.0 > done.seconds - 3.0
     assert [step for step, _ in saved] == [done.steps] == [len(scripted.records)]
     assert done.steps < 6
     # The rate is that of the steps, as if there were no clock.

@@ -33,7 +33,7 @@ METRICS_KEYS = {
         "samples",
         "tokens",
     ),
-    *("cursor", "seconds", "tokens_per_second", "mfu", "global_batch"),
+    *("cursor", "seconds", "tokens_per_second", "mfu", "global_batch", "data_wait"),
 }
 EVAL_KEYS = {"step", "mlm_loss", "mask_only_loss", "unigram_entropy", "mlm_accuracy", "nsp_accuracy"}
 
