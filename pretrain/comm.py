@@ -218,9 +218,9 @@ def all_gather_objects(value: Any) -> list[Any]:
 def all_gather_numbers(row: Sequence[float], on: torch.device) -> list[list[float]]:
     """`row` of every rank, in rank order and in float64; every rank gives as many numbers."""
     own = torch.tensor(row, dtype=torch.float64, device=on)
-    table = own.new_empty(dist.get_world_size() * len(row))
-    dist.all_gather_into_tensor(table, own)
-    gathered: list[list[float]] = table.view(-1, len(row)).tolist()
+    table = own.new_empty(dist.get_world_size(), len(row))
+    dist.all_gather(list(table.unbind()), own)
+    gathered: list[list[float]] = table.tolist()
     return gathered
 
 

@@ -29,13 +29,14 @@ from pretrain.optim import Progress, RunLength, Validations
 from pretrain.pace import build_schedule, run_length
 from pretrain.resume import Resumption
 from pretrain.run_folder import RunFolder
+from pretrain.said import Said
 from pretrain.secrets import without_secrets
 from pretrain.signals import StopRequest
 from pretrain.timing import Profile, ProfileOptions, Timing
 from pretrain.watch import Watch
 
 
-def train(request: Request, stop: StopRequest, watch: Watch | None = None) -> None:
+def train(request: Request, stop: StopRequest, watch: Watch | None = None, said: Said | None = None) -> None:
     """Runs a training from start or checkpoint to its end; collective.
 
     Raises PretrainError with the exit code of the public contract; StoppedBySignal after saving.
@@ -47,6 +48,8 @@ def train(request: Request, stop: StopRequest, watch: Watch | None = None) -> No
     comm.on_first_rank(lambda: folder.lock(comm.batch_job()))
     comm.on_first_rank(RunEvents(folder, comm.environment_secrets()).keep_fault)  # another start's
     watch.report_into(folder.path)
+    if said is not None:
+        said.write_into(folder.logs, place.rank, place.world_size)
     try:
         if place.is_first:
             watch.before_end(folder.unlock)

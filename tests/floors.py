@@ -28,6 +28,7 @@ FLOORS = MappingProxyType(
         "pretrain.placement": 0,
         "pretrain.rng": 0,
         "pretrain.run_folder": 0,
+        "pretrain.said": 0,
         "pretrain.secrets": 0,
         "pretrain.sharding": 0,
         "pretrain.signals": 0,
