@@ -9,16 +9,23 @@ _CONTROLS = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])|[\x00-\x08\x0a-\x1f\x7f-\x9f]"
 )
 
+_TIMES = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2}(?:[.,][0-9]+)?")
+
 
 def without_controls(text: str) -> str:
     """Colours and movements of the cursor mean nothing in a file, and much in the terminal of who reads it."""
     return _CONTROLS.sub("", text).rstrip()
 
 
-def stamped(text: str) -> str:
-    """Said now."""
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return f"{now} {text}"
+def stamped(text: str, at: datetime | None = None) -> str:
+    """Said at this time, or now."""
+    time = (at or datetime.now(UTC)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return f"{time} {text}"
+
+
+def without_times(text: str) -> str:
+    """What a line says beside the time that a logger has put into it."""
+    return _TIMES.sub("", text)
 
 
 def parsed(line: str) -> tuple[datetime, str] | None:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from pretrain.errors import DataError
 from pretrain.files import kind_problem
-from pretrain.said.lines import parsed, without_controls
+from pretrain.said.lines import parsed, without_controls, without_times
 
 SAME_LINE = timedelta(seconds=5)  # between the first and the last rank that says it
 SAID_AGAIN = timedelta(seconds=30)
@@ -106,7 +106,7 @@ class Log:
     """Lines as they are printed: a line of each day, then the time, the ranks and what they have said."""
 
     def __init__(self) -> None:
-        self._groups: dict[str, list[_Group]] = {}
+        self._groups: dict[str, list[_Group]] = {}  # by what they say beside a time
         self._unsaid: deque[_Group] = deque()  # by the time of their first line
         self._open: OrderedDict[int, _Group] = OrderedDict()  # by the time of their last line
         self._day = ""
@@ -120,7 +120,7 @@ class Log:
         yield from self._due(_LAST)
 
     def _take(self, line: Line) -> None:
-        groups = self._groups.setdefault(line.text, [])
+        groups = self._groups.setdefault(without_times(line.text), [])
         group = next((each for each in groups if each.takes(line)), None)
         if group is None:
             group = _Group(line.text, line.at, line.at)
@@ -155,14 +155,16 @@ class Log:
 
     def _tail(self, group: _Group) -> Iterator[str]:
         del self._open[id(group)]
-        self._groups[group.text].remove(group)
-        if not self._groups[group.text]:
-            del self._groups[group.text]
+        key = without_times(group.text)
+        self._groups[key].remove(group)
+        if not self._groups[key]:
+            del self._groups[key]
         more = max(group.counts.values()) - 1
         if more:
             # Where something else was said in between: which line this is about.
             quoted = "" if self._said is group else f": {group.text[:_QUOTED_CHARACTERS]}"
             said = f"... {more:,} time{'s' * (more > 1)} more until {group.last:%H:%M:%S}{quoted}"
+            self._said = None
             yield f"{' ' * 8} {marked(sorted(group.counts))} {said}"
 
 

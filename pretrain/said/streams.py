@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Collection
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import RLock
 from typing import Any, TextIO
@@ -70,6 +71,7 @@ class RankLog:
 
     def __init__(self) -> None:
         self.lock = RLock()
+        self._began = datetime.now(UTC)
         self._kept: list[str] = []
         self._kept_characters = 0
         self.secrets: Collection[str] = ()  # not to be written down
@@ -93,7 +95,7 @@ class RankLog:
             self._is_lost, self._kept = True, []
             return f"{path} cannot be written ({error.strerror}), so the log of this rank is not kept."
         kept, self._kept, self._descriptor = self._kept, [], descriptor
-        return self.add([stamped(f"--- start: {ranks} rank(s) ---"), *kept])
+        return self.add([stamped(f"--- start: {ranks} rank(s) ---", self._began), *kept])
 
     def add(self, lines: list[str]) -> str | None:
         """Lines with their time; why they cannot be written, once."""
