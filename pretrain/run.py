@@ -48,13 +48,11 @@ def train(request: Request, stop: StopRequest, watch: Watch | None = None, said:
     comm.on_first_rank(lambda: folder.lock(comm.batch_job()))
     comm.on_first_rank(RunEvents(folder, comm.environment_secrets()).keep_fault)  # another start's
     watch.report_into(folder.path)
-    if said is not None:
-        said.write_into(folder.logs, place.rank, place.world_size)
     try:
         if place.is_first:
             watch.before_end(folder.unlock)
         watch.activity.now("building model and engine")
-        run = _prepare(request, folder, terminal, watch)
+        run = _prepare(request, folder, terminal, watch, said or Said())
         watch.activity.now("loading the checkpoint")
         start = run.resume()
         if run.has_ended(start) and start.step == folder.finished_steps():
@@ -83,6 +81,7 @@ class Run:
     initial: RunState
     noise: NoiseProbe
     watch: Watch
+    said: Said
 
     @property
     def length(self) -> RunLength:
@@ -130,6 +129,8 @@ class Run:
             self.request.place.rank,
             self.watch.activity,
         )
+        # Not before: a start that is refused leaves the folder as it is.
+        self.said.write_into(self.folder.logs, self.request.place.rank, self.request.place.world_size)
         writer = self._open_writer(start.step, resolved_schedule)
         hosts = comm.all_gather_objects(socket.gethostname())
         if writer is not None:
@@ -276,7 +277,7 @@ def _progress_of(state: RunState) -> Progress:
     return Progress(state.step, state.tokens, state.seconds, state.skipped_tokens, validations)
 
 
-def _prepare(request: Request, folder: RunFolder, terminal: Terminal, watch: Watch) -> Run:
+def _prepare(request: Request, folder: RunFolder, terminal: Terminal, watch: Watch, said: Said) -> Run:
     """Store, model and engine."""
     recipe = request.config.recipe
     engine = build.engine_options(request)
@@ -290,4 +291,4 @@ def _prepare(request: Request, folder: RunFolder, terminal: Terminal, watch: Wat
     initial = build.initial_state(request, engine, corpus, build.sampling_options(recipe), model)
     backend = build.build_backend(request.backend, model, recipe, engine)
     noise = build.noise_probe(request)
-    return Run(request, folder, terminal, corpus, engine, backend, flops, initial, noise, watch)
+    return Run(request, folder, terminal, corpus, engine, backend, flops, initial, noise, watch, said)
