@@ -100,7 +100,13 @@ def test_lines_list_64_ranks_and_of_more_the_slowest() -> None:
 def test_the_file_begins_with_the_hosts_and_a_restart_drops_what_is_made_again(tmp_path: Path) -> None:
     for finished, last in ((0, 30), (20, 40)):
         with MetricsWriter(
-            *(tmp_path / name for name in ("m", "e", "s", "board")), finished, 10, tmp_path / "ranks.jsonl"
+            tmp_path / "m",
+            tmp_path / "e",
+            tmp_path / "s",
+            tmp_path / "board",
+            finished,
+            log_every=10,
+            ranks=tmp_path / "ranks.jsonl",
         ) as writer:
             writer.hosts(HOSTS)
             for step in range(finished + 10, last + 1, 10):
