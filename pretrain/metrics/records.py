@@ -25,7 +25,9 @@ class StepRecord:
     cursor: list[int]
     seconds: float
     tokens_per_second: float
-    mfu: float | None  # of the devices' dense bf16 peak, or of the one that was said; None where there is none
+    mfu: (
+        float | None
+    )  # of the devices' dense bf16 peak, or of the one that was said; None where there is none
     global_batch: int
     data_wait: float | None = None  # share of `seconds` in which ranks waited for their data, mean over ranks
     skipped_because: str | None = None  # of a skipped step: overflow, spike or not finite

@@ -77,8 +77,8 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 def assert_is_a_whole_run(run: Path, store: Path, num_steps: int = 3) -> None:
     """What the contract says of a run folder."""
     names = {path.name for path in run.iterdir()}
-    files = {"config.json", "metrics.jsonl", "eval.jsonl", "finished"}
-    assert names == files | {"tensorboard", "checkpoints", "model"}
+    files = {"config.json", "metrics.jsonl", "eval.jsonl", "events.jsonl", "ranks.jsonl", "finished"}
+    assert names == files | {"tensorboard", "checkpoints", "model", "logs"}
     config = json.loads((run / "config.json").read_text())
     assert config["recipe"]["train"]["steps"] == num_steps
     assert config["recipe"]["optimizer"]["eps"] == 1e-6  # a default, spelled out

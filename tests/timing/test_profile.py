@@ -100,6 +100,17 @@ def test_an_error_is_not_replaced_by_one_of_the_trace(tmp_path: Path) -> None:
     train(Profile(), activity, 1, 2)  # the activity tells nobody any more
 
 
+def test_a_disk_that_takes_half_a_trace_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(profiler: Any, path: str) -> None:
+        Path(path).write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torch.profiler.profile.export_chrome_trace", full)
+    with pytest.raises(OSError, match="No space left"):
+        traced(tmp_path / "profile", OPTIONS, 1, 6)
+    assert list((tmp_path / "profile").iterdir()) == []
+
+
 def test_no_random_number_is_drawn(tmp_path: Path) -> None:
     torch.manual_seed(1)
     traced(tmp_path / "a", OPTIONS, 1, 6)
