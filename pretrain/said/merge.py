@@ -24,7 +24,7 @@ from pretrain.said.lines import parsed, without_controls, without_times
 SAME_LINE = timedelta(seconds=5)  # between the first and the last rank that says it
 SAID_AGAIN = timedelta(seconds=30)
 MAX_LINE_BYTES = 1 << 20
-_PIECE_BYTES = 1 << 18
+_PIECE_BYTES = 1 << 15  # of each of thousands of files
 _MOST_RANGES = 6  # of ranks before a line
 _QUOTED_CHARACTERS = 60
 _NAME = re.compile(r"rank-([0-9]{1,9})\.log")

@@ -142,16 +142,13 @@ class SaidStream:
 
     def write(self, text: str) -> int:
         """As a text stream's."""
-        taken = self.log.lock.acquire(timeout=_LOCK_SECONDS)
+        taken, problem = self.log.lock.acquire(timeout=_LOCK_SECONDS), None
         try:
             lines = self._lines_of(text)
-            if self._rank is None:
-                self._hold_back(text, lines)
-            elif self._rank == 0:
-                self._stream.write(text)
-            elif self._says_errors:
-                self._say_errors(lines)
-            problem = self.log.add([stamped(line) for line in map(without_controls, lines) if line])
+            try:
+                self._say(text, lines)
+            finally:  # a terminal that is gone is an error, and no reason to forget what was said
+                problem = self.log.add([stamped(line) for line in map(without_controls, lines) if line])
         finally:
             if taken:
                 self.log.lock.release()
@@ -180,6 +177,15 @@ class SaidStream:
             self.log.add([stamped(without_controls(self._line))])
             self._line = ""
         self._stream.flush()
+
+    def _say(self, text: str, lines: list[str]) -> None:
+        """What of it is for the terminal."""
+        if self._rank is None:
+            self._hold_back(text, lines)
+        elif self._rank == 0:
+            self._stream.write(text)
+        elif self._says_errors:
+            self._say_errors(lines)
 
     def _lines_of(self, text: str) -> list[str]:
         """Those that end with it; of what a carriage return has written over, the last."""

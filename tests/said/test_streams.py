@@ -223,3 +223,15 @@ def test_a_file_that_cannot_be_written_is_one_warning(
     assert warning.startswith("warning: rank 1: ")
     assert ("File exists" if kind == "no folder" else "No space left on device") in warning
     assert terminal.out.getvalue() == ""
+
+
+def test_what_a_terminal_does_not_take_is_in_the_file(
+    tmp_path: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = terminal.replaced(monkeypatch)
+    said.know(0, ())
+    said.write_into(tmp_path, 0, 1)
+    terminal.out.close()
+    with pytest.raises(ValueError, match="closed"):
+        sys.stdout.write("last words\n")
+    assert lines(tmp_path / "rank-00000.log")[1:] == ["last words"]

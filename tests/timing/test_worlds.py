@@ -27,6 +27,7 @@ from tests.numerics.courses import SavesNothing, enter, make_backend
 from tests.numerics.recipe import GLOBAL_BATCH, SEED
 from tests.worlds import run_ranks
 
+pytestmark = pytest.mark.slow
 SLOW_RANK = 1
 EVERY, STEPS = 2, 6
 BURN, SLEEP, WORK = 0.25, 0.25, 0.05  # seconds a step
