@@ -18,8 +18,8 @@ class Stragglers:
         self._found: int | None = None  # in the last interval, and in how many in a row
         self._in_a_row = 0
         self._said: int | None = None
-        self._steps, self._seconds, self._waited = 0, 0.0, 0.0
-        self._own: list[float | None] = [0.0] * len(hosts)
+        self._seconds, self._waited = 0.0, 0.0
+        self._own, self._known_steps = [0.0] * len(hosts), 0  # over the intervals in which all are known
 
     def hear(self, record: RanksRecord) -> str | None:
         """A sentence where a rank holds up the others, or another one than before; said once."""
@@ -42,7 +42,7 @@ class Stragglers:
         if not self._seconds > 0:
             return None
         waited = f"data wait {self._waited / self._seconds:.1%} of the time"
-        slow = slowest([None if own is None else own / self._steps for own in self._own])
+        slow = slowest([own / max(1, self._known_steps) for own in self._own])
         if slow is None:
             return waited.capitalize()
         return (
@@ -51,13 +51,12 @@ class Stragglers:
         )
 
     def _add(self, record: RanksRecord) -> None:
-        self._steps += record.steps
         self._seconds += record.steps * record.seconds
         self._waited += record.steps * max(record.data_wait_seconds)
-        self._own = [
-            None if before is None or own is None else before + record.steps * own
-            for before, own in zip(self._own, record.own_seconds, strict=True)
-        ]
+        known = [own for own in record.own_seconds if own is not None]
+        if len(known) == len(self._own):
+            self._own = [before + record.steps * own for before, own in zip(self._own, known, strict=True)]
+            self._known_steps += record.steps
 
     def _straggler(self, record: RanksRecord) -> Slowest | None:
         """The rank that is over the factor in this interval."""

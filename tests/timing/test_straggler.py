@@ -58,6 +58,7 @@ def test_a_lead_that_nobody_waits_for_is_not_said() -> None:
 def test_the_summary_is_of_all_intervals() -> None:
     heard = Stragglers(HOSTS)
     assert heard.summary() is None
+    heard.hear(record(None, 0.2, 0.2, 0.2))  # a GPU's first probe is read an interval later
     heard.hear(record(0.2, 0.2, 0.2, 0.2))
     heard.hear(record(0.2, 0.2, 0.6, 0.2, seconds=3.0, waits=0.75))
     assert heard.summary() == (
@@ -140,24 +141,30 @@ def test_own_time_by_probes_is_that_of_the_step_for_the_slowest() -> None:
 def test_the_threads_clock_counts_work_and_no_sleep() -> None:
     clock = ThreadClock()
     first, work = clock.now(), 0.05
-    time.sleep(0.1)
+    time.sleep(0.5)
     second, end = clock.now(), time.thread_time() + work
     while time.thread_time() < end:
         math.sqrt(2.0)
     third = clock.now()
     assert first is not None and second is not None and third is not None
-    assert second - first < 0.05
+    assert second - first < 0.25  # on a machine that is busy it may wait to run again
     assert third - second >= work
 
 
 def test_another_threads_work_is_not_this_ones() -> None:
     clock = ThreadClock()
     before = clock.now()
-    thread = threading.Thread(target=lambda: sum(range(3_000_000)))
+
+    def work() -> None:
+        end = time.thread_time() + 0.5
+        while time.thread_time() < end:
+            math.sqrt(2.0)
+
+    thread = threading.Thread(target=work)
     thread.start()
     thread.join()
     after = clock.now()
-    assert before is not None and after is not None and after - before < 0.05
+    assert before is not None and after is not None and after - before < 0.25
 
 
 def test_run_queue_waits_count_and_a_kernel_that_counts_none_says_nothing(tmp_path: Path) -> None:
