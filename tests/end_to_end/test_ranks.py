@@ -63,7 +63,7 @@ def test_a_slow_rank_in_all_that_a_run_says(
         (4, False),
     ]
     waits = [line["data_wait_seconds"] for line in lines[1:]]
-    assert sum(late for _, late in waits) > 0.4 > 4 * sum(quick for quick, _ in waits)
+    assert sum(late for _, late in waits) > max(0.4, 2 * sum(quick for quick, _ in waits))
     metrics = [json.loads(line) for line in (run.run / "metrics.jsonl").read_text().splitlines()]
     assert all(0 <= line["data_wait"] <= 1 and line["mfu"] > 0 for line in metrics)
 

@@ -137,8 +137,9 @@ def test_a_rank_that_is_busy_longer_is_named_and_the_one_that_waits_is_not_busy(
             assert record.own_seconds == other.own_seconds, cell  # the ranks know the same of each other
             waiting, busy = record.own_seconds
             assert waiting is not None and busy is not None
-            assert busy >= BURN
-            assert record.seconds > BURN > 2 * waiting, (cell, record)
+            # Both may have to wait for a core, where others use them.
+            assert record.seconds > BURN and busy >= BURN
+            assert busy > 2 * waiting, (cell, record)
         for said in (of_first.said, of_second.said):
             (line,) = said  # at the third interval, once
             assert line.startswith("rank 1 on n02 takes "), cell
@@ -149,7 +150,7 @@ def test_a_rank_whose_data_comes_late_is_named_with_its_wait(folder: Path) -> No
     (of_first, *_), _ = run_ranks(told, 2, folder, [CELLS[1]], "waits for data")
     for record in of_first.ranks:
         quick, late = record.data_wait_seconds
-        assert late >= SLEEP > 2 * quick
+        assert late >= SLEEP and late > 2 * quick
         assert record.own_seconds[1] is not None and record.own_seconds[1] >= SLEEP
     assert [line.startswith("rank 1 on n02 takes ") for line in of_first.said] == [True]
     # Every line of metrics.jsonl has the mean of both ranks.
