@@ -13,11 +13,13 @@ ROOT = Path(__file__).resolve().parents[1]
 # Python puts this script's folder first, where `pretrain` would be this very file.
 sys.path[0] = str(ROOT)
 
+from pretrain.said import Said  # noqa: E402
 from pretrain.signals import StopRequest  # noqa: E402
 
-STOP = StopRequest()
+STOP, SAID = StopRequest(), Said()
 if __name__ == "__main__":
     STOP.listen()  # the libraries below take seconds to import
+    SAID.replace()  # and their loggers take hold of the streams that are there
 
 import torch  # noqa: E402
 
@@ -70,6 +72,7 @@ def main() -> int:
     place, watch = Placement(0, 0, 1, 1), None
     try:
         place = comm.placement()
+        SAID.know(place.rank, comm.environment_secrets())
         arguments = parser().parse_intermixed_args()
         comm.prepare_environment(place)
         section = resolved(arguments, None).recipe.watch
@@ -108,7 +111,7 @@ def run(arguments: argparse.Namespace, place: Placement, watch: Watch) -> None:
         place,
         comm.device(place),
     )
-    train(request, STOP, watch)
+    train(request, STOP, watch, SAID)
     watch.activity.now(ENDING)
     comm.meet()
     watch.close()
@@ -132,6 +135,7 @@ def leave(code: int) -> NoReturn:
     After an error the process group is left without a barrier, and an ordinary exit then sometimes aborts
     ("terminate called without an active exception"): the launcher would see that and not the code.
     """
+    SAID.end()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -9,7 +9,7 @@ import shutil
 import socket
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -212,6 +212,15 @@ def all_gather_objects(value: Any) -> list[Any]:
         return [value]
     gathered: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def all_gather_numbers(row: Sequence[float], on: torch.device) -> list[list[float]]:
+    """`row` of every rank, in rank order and in float64; every rank gives as many numbers."""
+    own = torch.tensor(row, dtype=torch.float64, device=on)
+    table = own.new_empty(dist.get_world_size(), len(row))
+    dist.all_gather(list(table.unbind()), own)
+    gathered: list[list[float]] = table.tolist()
     return gathered
 
 

@@ -5,6 +5,8 @@ metrics.jsonl    one object per step          model/        the Hugging Face fol
 eval.jsonl       one object per validation    tensorboard/  the same curves
 samples.jsonl    with log.samples: the names of each step's samples
 events.jsonl     every start of the run, how each ended, and faults
+ranks.jsonl      every so many steps, the ranks beside each other    logs/  what each rank has said
+profile/         with profile.from_step: traces of the steps, and their costliest operators
 not-finite-step-00000100.json    what was found out about a step that ended the run by a loss or gradient not finite
 """
 
@@ -35,6 +37,9 @@ class RunFolder:
         self.evaluations = path / "eval.jsonl"
         self.samples = path / "samples.jsonl"
         self.events = path / "events.jsonl"
+        self.ranks = path / "ranks.jsonl"
+        self.logs = path / "logs"
+        self.profile = path / "profile"
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"

@@ -7,10 +7,12 @@ import numpy as np
 
 from pretrain.report.axes import figure
 from pretrain.report.curves import Curve
+from pretrain.report.ranks import Ranks
 from pretrain.report.training import HeldOut, Training
 
 # From so many times the lowest value on, equal factors get equal heights.
 LOG_FROM_RATIO = 30.0
+OF_RANKS = "ranks"  # the source whose charts are a section of their own
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,22 @@ KINDS = (
     Kind("global_batch", "Global batch", "rows per step", from_zero=True),
     Kind("noise_scale", "Gradient noise scale", "rows", may_be_log=True),
     Kind("trust_ratio", "Trust ratios", "mean over parameters", may_be_log=True, source="ratios"),
+    Kind(
+        "data_wait",
+        "Data wait",
+        "largest share of a step over ranks",
+        noisy=True,
+        from_zero=True,
+        source=OF_RANKS,
+    ),
+    Kind(
+        "to_median",
+        "Slowest rank",
+        "times the median rank's own time",
+        noisy=True,
+        from_zero=True,
+        source=OF_RANKS,
+    ),
 )
 
 
@@ -84,12 +102,16 @@ class Chart:
 
 
 def charts_of(
-    trainings: Sequence[Training], held_out: Sequence[HeldOut], ratios: Sequence[Curve | None]
+    trainings: Sequence[Training],
+    held_out: Sequence[HeldOut],
+    ratios: Sequence[Curve | None],
+    ranks: Sequence[Ranks],
 ) -> list[Chart]:
     """All that any run has a curve for."""
     sources: Mapping[str, list[Mapping[str, Curve]]] = {
         "training": [training.curves for training in trainings],
         "held_out": [found.curves for found in held_out],
+        OF_RANKS: [found.curves for found in ranks],
         "ratios": [{} if curve is None else {"trust_ratio": curve} for curve in ratios],
     }
     found = []

@@ -19,11 +19,12 @@ from markupsafe import Markup
 from pretrain import __version__
 from pretrain.errors import DataError, UsageError
 from pretrain.report.about import About, differences, read_runs, whole_config
-from pretrain.report.charts import charts_of
+from pretrain.report.charts import OF_RANKS, charts_of
 from pretrain.report.drawing import HEIGHT, WIDTH, drawn, ends_of
 from pretrain.report.happened import KINDS, Event, events_of, shortened
+from pretrain.report.ranks import Ranks, read_ranks
 from pretrain.report.ratios import read_trust_ratios
-from pretrain.report.tables import RunFound, data_table, final_table, runs_table
+from pretrain.report.tables import RunFound, data_table, final_table, ranks_table, runs_table
 from pretrain.report.training import SKIPPED, HeldOut, Training, read_held_out, read_training
 
 HERE = Path(__file__).parent
@@ -55,7 +56,10 @@ def write_report(paths: Sequence[Path], output: Path) -> int:
 def page_of(runs: Sequence[RunFound]) -> str:
     """The page."""
     charts = charts_of(
-        [run.training for run in runs], [run.held_out for run in runs], [run.ratios for run in runs]
+        [run.training for run in runs],
+        [run.held_out for run in runs],
+        [run.ratios for run in runs],
+        [run.ranks for run in runs],
     )
     ends = ends_of(charts)
     last = max(
@@ -83,7 +87,9 @@ def page_of(runs: Sequence[RunFound]) -> str:
             changes=changes,
             more_changes=more_changes,
             configs=[whole_config(run.about, MAX_CONFIG_CHARACTERS // len(runs)) for run in runs],
-            drawings=drawings,
+            ranks_table=ranks_table(runs),
+            drawings=[each for each in drawings if each.chart.kind.source != OF_RANKS],
+            ranks_drawings=[each for each in drawings if each.chart.kind.source == OF_RANKS],
             data={
                 "names": names,
                 "ends": ends,
@@ -105,10 +111,11 @@ def page_of(runs: Sequence[RunFound]) -> str:
 def _found(about: About, points: int) -> RunFound:
     """One run; what is damaged becomes a note on the page."""
     notes = list(about.notes)
-    training, held_out, events = Training(), HeldOut(), list[Event]()
+    training, held_out, ranks, events = Training(), HeldOut(), Ranks(), list[Event]()
     try:
         training = read_training(about.folder, points)
         held_out = read_held_out(about.folder, training, points)
+        ranks = read_ranks(about.folder, training, points)
         events = events_of(about.folder, training)
     except DataError as error:
         notes.append(str(error))
@@ -116,7 +123,12 @@ def _found(about: About, points: int) -> RunFound:
         notes.append(
             "There is no step in metrics.jsonl yet: the run has just begun, or ended before its first step."
         )
-    for name, damaged in (("metrics.jsonl", training.damaged), ("eval.jsonl", held_out.damaged)):
+    files = {
+        "metrics.jsonl": training.damaged,
+        "eval.jsonl": held_out.damaged,
+        "ranks.jsonl": ranks.damaged,
+    }
+    for name, damaged in files.items():
         if damaged:
             lines = "line is" if damaged == 1 else "lines are"
             notes.append(f"{damaged:,} {lines} damaged or out of order in {name}, and left out.")
@@ -128,7 +140,7 @@ def _found(about: About, points: int) -> RunFound:
     if training.steps and not about.folder.events.exists():
         notes.append("There is no events.jsonl, so starts and stops are not known.")
     ratios = read_trust_ratios(about.folder.tensorboard, training, points) if _logs_ratios(about) else None
-    return RunFound(about, training, held_out, ratios, events, notes)
+    return RunFound(about, training, held_out, ratios, ranks, events, notes)
 
 
 def _logs_ratios(about: About) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 from pretrain.report import write_report
 from tests.browser import Page, browser, executable
-from tests.report.runs import event, metrics, write_lines, write_run
+from tests.report.runs import event, metrics, of_ranks, write_lines, write_run
 
 READ = "document.querySelector('.chart .read').textContent"
 POINT = """(() => {
@@ -31,6 +31,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         one / "events.jsonl",
         iter([event("start", 0), event("end", 40, code=75, said="x" * 300), event("start", 40)]),
     )
+    hosts = {"step": 0, "hosts": [["a-rather-long-name-of-a-host-" * 3, 0, 3]]}
+    write_lines(one / "ranks.jsonl", iter([hosts, *map(of_ranks, range(10, 301, 10))]))
     write_report([one, two], folder / "page.html")
     return folder / "page.html"
 
