@@ -29,9 +29,10 @@ from pretrain.config import RunConfig  # noqa: E402
 from pretrain.errors import PretrainError, UsageError  # noqa: E402
 from pretrain.run import train  # noqa: E402
 from pretrain.run_arguments import (  # noqa: E402
-    DEFAULT_RECIPE,
     DEMO_STORE,
+    add_output_argument,
     add_run_arguments,
+    chosen_output,
     chosen_store,
     resolved,
 )
@@ -54,9 +55,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line of the public contract."""
     parse = Parser(prog="pretrain.py", description=__doc__, allow_abbrev=False)
     add_run_arguments(parse)
-    parse.add_argument(
-        "--output", metavar="RUN", type=Path, help="run folder (default: runs/<name of the recipe>)"
-    )
+    add_output_argument(parse)
     parse.add_argument(
         "--resume", metavar="auto|never|PATH", default="auto", help="continue from a checkpoint"
     )
@@ -90,7 +89,6 @@ def main() -> int:
 def run(arguments: argparse.Namespace, config: RunConfig, place: Placement, watch: Watch) -> None:
     """Joins the other ranks, and trains. The demo store is built then, so that all hear of it if one is stopped."""
     device = comm.device(place)
-    output = arguments.output or Path("runs") / (arguments.recipe or DEFAULT_RECIPE).stem
     store = chosen_store(arguments, config.recipe)
     join(config, place, device, watch)
     if store is None and not config.recipe.data.blend:
@@ -101,7 +99,7 @@ def run(arguments: argparse.Namespace, config: RunConfig, place: Placement, watc
         config,
         arguments.backend,
         None if store is None else Path(store),
-        output,
+        chosen_output(arguments),
         arguments.resume,
         place,
         device,
