@@ -112,7 +112,7 @@ def examine(here: Here) -> Exam:
     if meeting is not None and not is_first:
         meeting = _reported(here, meeting, "findings", [asdict(each) for each in found])
         return Exam(_lines(found), here.ranks, meeting is None, meeting is not None)
-    if meeting is not None:
+    if meeting is not None and here.ranks > 1:
         found += _from_others(here, meeting)
     note(LAST_CHECK.section, LAST_CHECK.name, look(here, LAST_CHECK))
     return Exam(_lines(found), here.ranks, True, True)
@@ -172,7 +172,7 @@ def _look_together(here: Here, meeting: Meeting, note: Callable[[str, str, Itera
         ("store", "everywhere", lambda: together.compare_stores(here, meeting)),
         ("exchange", "all-reduce", lambda: links.measure_exchange(here, meeting, _nodes(whos))),
     )
-    if here.speaks_for_node:
+    if here.speaks_for_node and here.ranks > 1:
         note("network", "own name", network.check_own_name(here, nodes))
         note("network", "names", answer(lambda: together.resolve_names(whos)))
     for section, check, action in shared:
@@ -180,7 +180,7 @@ def _look_together(here: Here, meeting: Meeting, note: Callable[[str, str, Itera
         # What is compared is the same on every rank: one says it.
         if place.is_first or section in ("output folder", "exchange"):
             note(section, check, findings)
-    if place.is_first:
+    if place.is_first and here.ranks > 1:
         note("launcher", "places", together.compare_places(whos))
 
 

@@ -124,8 +124,8 @@ def judged_links(links: list[Link]) -> list[Finding]:
                 a, b = each.ranks
                 findings.append(
                     warning(
-                        f"ranks {a} and {b} exchange {each.rate / 1e9:.2f} GB/s, expected about the {usual / 1e9:.2f} of "
-                        "the other neighbours",
+                        f"ranks {a} and {b} exchange {each.rate / 1e9:.2f} GB/s, expected about the {usual / 1e9:.2f} "
+                        "of the other neighbours",
                         "see what else those two do, or leave their machine out (sbatch --exclude)",
                     )
                 )

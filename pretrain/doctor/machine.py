@@ -59,7 +59,7 @@ def check_device(here: Here, driver: Path = NVIDIA_DRIVER) -> Iterator[Finding]:
 
 
 def _driver() -> str:
-    number = int(torch._C._cuda_getDriverVersion())
+    number = int(getattr(torch._C, "_cuda_getDriverVersion")())  # noqa: B009  (CPU builds have none)
     return f"driver for {number // 1000}.{number % 1000 // 10}"
 
 
@@ -137,7 +137,7 @@ def check_memory(here: Here) -> Iterator[Finding]:
     if here.device_type == "cuda":
         room, what = int(torch.cuda.get_device_properties(0).total_memory), "a GPU has"
     else:
-        room, what = int(psutil.virtual_memory().available) // ranks, "this machine has free for each"
+        room, what = int(psutil.virtual_memory().available) // ranks, "this machine has for each, free now,"
     found = f"a rank takes {gib(stage.peak)} at its peak by `pretrain plan`, and {what} {gib(room)}"
     if stage.peak > room:
         yield warning(

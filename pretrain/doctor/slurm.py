@@ -65,8 +65,8 @@ def judged_job(said: str, script: str) -> Iterator[Finding]:
         )
     if total is not None and spent is not None and total - spent < lead + _NEEDED_SECONDS:
         yield warning(
-            f"job {job} has {total - spent} s left of its time limit, {limit}, expected {_NEEDED_SECONDS} s to start and "
-            f"train, and {lead} s to save",
+            f"job {job} has {total - spent} s left of its time limit, {limit}, expected {_NEEDED_SECONDS} s to start "
+            f"and train, and {lead} s to save",
             "give it more (--time), or let it be signalled later (--signal=USR1@SECONDS)",
         )
         return

@@ -28,6 +28,7 @@ REPLACEMENTS = 20
 _COMPARED = ("torch", "deepspeed", "transformers", "tokenizers", "safetensors", "numpy", "numba", "pydantic")
 _SHOWN = 12
 _WORD_BYTES = 4096
+_SEE_WRITING = "see the line about writing"
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def alike(answers: Mapping[int, Mapping[str, str]], remedy: str, well: str) -> l
             ranks = [rank for rank, each in answers.items() if each.get(key, "missing") == value]
             parts.append(f"{value} on {named_ranks(ranks)}")
         findings.append(failed(f"{key} is {' and '.join(parts)}, expected the same everywhere", remedy))
-    return findings or [ok(well if len(answers) > 1 else f"one process: {well.split(' everywhere')[0]}")]
+    return findings or ([ok(well)] if len(answers) > 1 else [])
 
 
 def compare_places(whos: Mapping[int, Who]) -> list[Finding]:
@@ -120,8 +121,8 @@ def resolve_names(
     if unknown:
         return [
             warning(
-                f"this machine cannot resolve {', '.join(unknown[:_SHOWN])}, {len(unknown)} of {len(names)} machines; a "
-                "run needs only MASTER_ADDR, deepspeed's hostfile all of them",
+                f"this machine cannot resolve {', '.join(unknown[:_SHOWN])}, {len(unknown)} of {len(names)} machines; "
+                "a run needs only MASTER_ADDR, deepspeed's hostfile all of them",
                 "add them to DNS or to /etc/hosts on every machine",
             )
         ]
@@ -138,7 +139,7 @@ def compare_clocks(here: Here, meeting: Meeting) -> list[Finding]:
     said = meeting.gather("clock", here.clock())
     after = here.clock()
     if here.place is None or not here.place.is_first or here.ranks == 1:
-        return [ok("one process, one clock")] if here.ranks == 1 else []
+        return []
     middle, half = (before + after) / 2, (after - before) / 2
     return judged_clocks({rank: time - middle for rank, time in said.items()}, half)
 
@@ -177,7 +178,11 @@ def compare_folders(here: Here, meeting: Meeting) -> list[Finding]:
     first = meeting.gather("folder", [levels, path.name, word, problem]).get(0)
     try:
         if first is None or first[3] or here.ranks == 1:
-            return _alone(here, problem) if is_first else []
+            return (
+                [failed(f"rank 0 cannot write beside {here.output}: {problem}", _SEE_WRITING)]
+                if problem
+                else []
+            )
         own = here.output.absolute()
         at = own.parents[first[0] - 1] if first[0] else own
         if is_first:
@@ -200,14 +205,6 @@ def compare_folders(here: Here, meeting: Meeting) -> list[Finding]:
             )
         ]
     return [ok("every machine sees what rank 0 writes there, and each replacement whole")] if is_first else []
-
-
-def _alone(here: Here, problem: str) -> list[Finding]:
-    if problem:
-        return [
-            failed(f"rank 0 cannot write beside {here.output}: {problem}", "see the other lines about it")
-        ]
-    return [ok("one process: nobody else has to see it")]
 
 
 def _write(path: Path, word: str) -> None:
