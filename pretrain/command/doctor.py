@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
 from time import sleep
@@ -55,11 +56,16 @@ def _run(arguments: argparse.Namespace) -> int:
     """The exit code. Raises UsageError for what cannot be a run anywhere."""
     if not (isfinite(arguments.seconds) and arguments.seconds > 0):
         raise UsageError(f"--seconds is {arguments.seconds:g}: give a number above 0.")
-    here = _here(arguments)
+    try:
+        here = _here(arguments)
+    except UsageError as error:
+        if _is_first(comm.variables()):
+            raise
+        return error.exit_code
     exam = examine(here)
     if not exam.speaks:
         _leave(0)
-    is_heard = exam.was_heard and (here.place is not None or _may_be_first(here))
+    is_heard = exam.was_heard and (here.place is not None or _is_first(here.variables))
     if not is_heard:
         # What went well is the same on the others; a launcher ends all when one ends, so that rank 0 may speak first.
         for line in exam.lines:
@@ -94,9 +100,9 @@ def _said_rank(here: Here) -> str:
     return said if here.place is None else str(here.place.rank)
 
 
-def _may_be_first(here: Here) -> bool:
-    """Where the variables contradict each other, one process should say so in full, and the others shortly."""
-    return _said_rank(here) in ("0", "?")
+def _is_first(variables: Mapping[str, str]) -> bool:
+    """By what the launcher says, be it contradictory: one process says all, the others what is their own."""
+    return variables.get("RANK", variables.get("SLURM_PROCID", "0")) == "0"
 
 
 def _here(arguments: argparse.Namespace) -> Here:

@@ -7,7 +7,7 @@
 """
 
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -34,21 +34,25 @@ class Check:
     limits: float = 1.0
 
 
+# In this order: what others need comes first, so that they can say that it is not there.
 CHECKS = (
+    Check("store", "files", "node", stores.check_store),
+    Check("launcher", "batch", "first", launcher.check_batch),
+    Check("device", "precision", "rank", machine.check_precision),
+    Check("store", "model", "first", stores.check_model),
+    Check("store", "tokenizer", "node", stores.check_tokenizer),
     Check("versions", "ranges", "node", lambda here: versions.check_ranges(versions.asked_for())),
     Check(
         "versions", "agreement", "node", lambda here: versions.check_agreement(versions.asked_for().packages)
     ),
     Check("versions", "engine", "node", machine.check_engine, limits=3),
     Check("device", "device", "rank", machine.check_device),
-    Check("device", "precision", "rank", machine.check_precision),
     Check("device", "compiler", "node", machine.check_compiler),
     Check("device", "memory", "node", machine.check_memory, limits=3),
     Check("device", "shared memory", "node", machine.check_shared_memory),
     Check("device", "open files", "node", machine.check_open_files),
     Check("device", "cores", "node", launcher.check_threads),
     Check("launcher", "variables", "rank", launcher.check_variables),
-    Check("launcher", "batch", "first", launcher.check_batch),
     Check(
         *("network", "interfaces", "node"),
         lambda here: network.check_interfaces(here.variables, network.interfaces_here()),
@@ -56,9 +60,6 @@ CHECKS = (
     Check("output folder", "lock", "first", folder.check_lock),
     Check("output folder", "writing", "node", folder.check_writable, limits=3),
     Check("output folder", "room", "first", folder.check_room, limits=3),
-    Check("store", "files", "node", stores.check_store),
-    Check("store", "tokenizer", "node", stores.check_tokenizer),
-    Check("store", "model", "first", stores.check_model),
     Check("SLURM", "job", "first", lambda here: slurm.check_job(here.variables, here.seconds)),
 )
 LAST_CHECK = Check("store", "checksums", "first", stores.check_checksums, limits=0)
@@ -99,13 +100,14 @@ def examine(here: Here) -> Exam:
     except Late:
         meeting = None
         note("network", "meeting", [failed(_NO_MEETING, _MEETING_REMEDY)])
-    except Unheard as error:
+    except (Unheard, RuntimeError) as error:  # torch raises the latter where rank 0 has gone
         meeting = None
         if here.place is not None:
-            note("network", "meeting", [failed(f"{error}", _MEETING_REMEDY)])
+            note("network", "meeting", [failed(str(error).splitlines()[0], _MEETING_REMEDY)])
     for number, check in enumerate(CHECKS):
         if _is_for(here, check):
-            note(check.section, check.name, look(here, check))
+            known = [each.finding.found for each in found if each.finding.verdict == "failed"]
+            note(check.section, check.name, look(here, check, known))
         if meeting is not None:
             meeting = _reported(here, meeting, "progress", number)
     is_first = here.place is None or here.place.is_first
@@ -130,8 +132,8 @@ def _is_for(here: Here, check: Check) -> bool:
     return check.scope == "rank" or here.speaks_for_node
 
 
-def look(here: Here, check: Check) -> list[Finding]:
-    """What a check finds in its time; where it cannot be made, that."""
+def look(here: Here, check: Check, known: Sequence[str] = ()) -> list[Finding]:
+    """What a check finds in its time; where it cannot be made, that. `known`: what is wrong by earlier checks."""
     seconds = check.limits * here.seconds
     try:
         if seconds == 0:
@@ -144,7 +146,8 @@ def look(here: Here, check: Check) -> list[Finding]:
             )
         ]
     except PretrainError as error:
-        return [warning(f"not looked at: {error}", "mend that first")]
+        reason = "something else has failed" if str(error) in known else str(error)
+        return [warning(f"not looked at: {reason}", "mend that first")]
     except Exception as error:  # one check never stops the others
         return [
             failed(f"cannot be looked at: {type(error).__name__}: {error}", "see what is said, and mend it")
@@ -173,7 +176,7 @@ def _look_together(here: Here, meeting: Meeting, note: Callable[[str, str, Itera
         ("exchange", "all-reduce", lambda: links.measure_exchange(here, meeting, _nodes(whos))),
     )
     if here.speaks_for_node and here.ranks > 1:
-        note("network", "own name", network.check_own_name(here, nodes))
+        note("network", "own name", answer(lambda: list(network.check_own_name(here, nodes))))
         note("network", "names", answer(lambda: together.resolve_names(whos)))
     for section, check, action in shared:
         findings = list(answer(action))

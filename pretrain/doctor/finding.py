@@ -68,7 +68,7 @@ class Line:
 
 
 def folded(located: Iterable[Located], sections: Sequence[str]) -> list[Line]:
-    """Equal findings in one line; of one check all that is well in one, whatever its figures. By section, check, rank."""
+    """By section, check and rank: equal findings in one line, and all that is well of a check, whatever its figures."""
     order = {section: number for number, section in enumerate(sections)}
     lines = []
     in_order = sorted(located, key=lambda each: order[each.section])

@@ -5,7 +5,6 @@ What is not there yet is not made: the nearest folder that exists is looked at i
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
@@ -38,7 +37,7 @@ def trial_path(folder: Path, name: str) -> Path:
 
 
 def check_writable(here: Here, trial_bytes: int = TRIAL_BYTES) -> Iterator[Finding]:
-    """A file is written, forced to disk, and removed."""
+    """A file without a name is written and forced to disk."""
     folder, levels = nearest(here.output)
     where = f"{here.output}" if levels == 0 else f"{here.output} is not there yet; in {folder}"
     if not folder.is_dir():
@@ -50,9 +49,6 @@ def check_writable(here: Here, trial_bytes: int = TRIAL_BYTES) -> Iterator[Findi
     except OSError as error:
         yield failed(f"--output {where} cannot be written: {refusal(error, folder, trial_bytes)}", _CHOOSE)
         return
-    finally:
-        with suppress(OSError):
-            trial.unlink(missing_ok=True)
     if seconds is None:
         yield warning(
             f"{where}: {gib(trial_bytes)} were not on disk after {here.seconds:g} s",
@@ -67,6 +63,7 @@ def _written(path: Path, num_bytes: int, limit: float) -> float | None:
     part, begin = os.urandom(_PART_BYTES), monotonic()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
+        path.unlink()  # at once: nothing stays, however this ends
         for start in range(0, num_bytes, _PART_BYTES):
             rest = memoryview(part)[: num_bytes - start]
             while rest:
