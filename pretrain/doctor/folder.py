@@ -55,7 +55,7 @@ def check_writable(here: Here, trial_bytes: int = TRIAL_BYTES) -> Iterator[Findi
             "take a faster file system for --output: saving would hold up the end of the run",
         )
         return
-    yield _judged_speed(here, where, trial_bytes, seconds)
+    yield judged_speed(here, where, trial_bytes, seconds)
 
 
 def _written(path: Path, num_bytes: int, limit: float) -> float | None:
@@ -76,7 +76,7 @@ def _written(path: Path, num_bytes: int, limit: float) -> float | None:
     return max(monotonic() - begin, 1e-6)
 
 
-def _judged_speed(here: Here, where: str, num_bytes: int, seconds: float) -> Finding:
+def judged_speed(here: Here, where: str, num_bytes: int, seconds: float) -> Finding:
     speed = num_bytes / seconds
     found = f"{where}: {gib(num_bytes)} on disk in {seconds:.2g} s, {speed / 1e6:,.0f} MB/s"
     if not here.has_store or here.place is None or not here.place.is_first:

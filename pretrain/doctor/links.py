@@ -75,13 +75,13 @@ def _measured(here: Here, meeting: Meeting, nodes: Mapping[int, str]) -> tuple[d
         tensor = torch.zeros(size // 4, device=device)
         seconds = [_timed(lambda tensor=tensor: dist.all_reduce(tensor), device) for _ in range(_TRIES + 1)]
         rates[size] = 2 * (here.ranks - 1) / here.ranks * size / median(seconds[1:])
-    links = _measured_links(place.rank, here.ranks, nodes, device) if here.ranks > 2 else []
+    links = measured_links(place.rank, here.ranks, nodes, device) if here.ranks > 2 else []
     dist.barrier()
     dist.destroy_process_group()
     return rates, links
 
 
-def _measured_links(rank: int, ranks: int, nodes: Mapping[int, str], device: torch.device) -> list[Link]:
+def measured_links(rank: int, ranks: int, nodes: Mapping[int, str], device: torch.device) -> list[Link]:
     """In two rounds, so that no rank has two neighbours at a time; each link is told by its lower rank."""
     tensor, found = torch.zeros(_LINK_BYTES // 4, device=device), []
     for first in (0, 1):

@@ -36,7 +36,7 @@ def check_own_name(here: Here, nodes: int, addresses: Sequence[str] | None = Non
     elif not found or all(ipaddress.ip_address(each.partition("%")[0]).is_loopback for each in found):
         actual = f"resolves to {', '.join(found)}" if found else "does not resolve"
         yield warning(
-            f"the own name of this machine, {name}, {actual}, which the other {nodes - 1} machine(s) cannot reach; "
+            f"the own name of this machine, {name}, {actual}, where other machines cannot reach it; "
             "expected an address in their network",
             "correct /etc/hosts, or set GLOO_SOCKET_IFNAME (NCCL_SOCKET_IFNAME) to the interface between the machines",
         )

@@ -1,0 +1,87 @@
+"""`doctor` as a user types it: alone and on two ranks, for people and as JSON, and its exit codes."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from pretrain.doctor.exam import SECTIONS
+from pretrain.faults.damage import flip
+from tests.command.runs import STORE, command
+from tests.worlds import run_command
+
+RUN = ("--data", STORE, "model.preset=bert-tiny")
+
+
+def test_alone_all_is_well_and_nothing_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("doctor", *RUN, "--output", tmp_path / "run", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["ranks"], found["failed"], found["exit_code"]) == (1, 0, 0)
+    assert found["ok"] + found["warning"] == len(found["checks"]) > 20
+    assert list(dict.fromkeys(each["section"] for each in found["checks"])) == list(SECTIONS)
+    assert all((each["remedy"] is None) == (each["verdict"] == "ok") for each in found["checks"])
+    assert os.listdir(tmp_path) == []
+
+
+def test_damage_is_3_and_is_said_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Path(shutil.copytree(STORE, tmp_path / "store"))
+    flip(store / "heldout-00000.tokens", 9)
+    arguments = ("--data", store, "model.preset=bert-tiny", "--output", tmp_path / "run", "--verify")
+    assert command("doctor", *arguments) == 3
+    captured = capsys.readouterr()
+    (line,) = (each for each in captured.out.splitlines() if each.startswith("  failed"))
+    assert line.startswith("  failed   checksums: ") and "heldout-00000.tokens has changed" in line
+    assert ". To do: copy the store again" in line
+    assert captured.out.splitlines()[-1].startswith("1 failed, ") and captured.err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("--seconds=0",), "--seconds is 0: give a number above 0."),
+        (("train.stepz=3",), "train.stepz"),
+        (("--backend=megatron",), "invalid choice"),
+        (("--data=x", "--verifi"), "unrecognized arguments: --verifi"),
+    ],
+)
+def test_mistakes_are_2(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], part: str) -> None:
+    assert command("doctor", *arguments) == 2
+    captured = capsys.readouterr()
+    assert part in captured.err and captured.out == ""
+
+
+@pytest.mark.slow
+def test_two_ranks_under_torchrun(tmp_path: Path) -> None:
+    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "pretrain", "doctor")
+    env = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    output = tmp_path / "run"
+    done = run_command([sys.executable, *torchrun, *RUN, "--output", output], env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    for part in (
+        "  ok       variables: 2 ranks, 2 on this machine, by torchrun",
+        "  ok       places: 2 rank(s) on 1 machine(s)",
+        "  ok       meeting: all 2 rank(s) have come and answered",
+        "  ok       all-reduce: all-reduce of 2 ranks: ",
+        "  ok       everywhere: the same store everywhere",
+    ):
+        assert any(line.startswith(part) for line in lines), (part, lines)
+    assert lines[-1].startswith("0 failed, ") and os.listdir(tmp_path) == []
+    # A mistake is said once.
+    done = run_command([sys.executable, *torchrun, *RUN, "train.stepz=3"], env=env)
+    assert done.stderr.count("error: ") == 1, done.stderr
+
+
+def test_a_contradiction_is_one_failure_among_what_else_there_is(tmp_path: Path) -> None:
+    env = {"RANK": "1", "WORLD_SIZE": "1"}
+    typed = (*RUN, "--output", tmp_path / "run", "--seconds=1")
+    done = run_command([sys.executable, "-m", "pretrain", "doctor", *typed], env=env)
+    assert (done.returncode, done.stdout) == (1, "")
+    first = done.stderr.splitlines()[-1]
+    assert (
+        first.startswith("rank 1 on ")
+        and "failed   variables: Environment says RANK=1 and WORLD_SIZE=1" in first
+    )
