@@ -15,7 +15,14 @@ from pretrain.doctor import folder, launcher, links, machine, network, slurm, st
 from pretrain.doctor.finding import Finding, Line, Located, failed, folded, ok, warning
 from pretrain.doctor.here import Here
 from pretrain.doctor.limits import Late, within
-from pretrain.doctor.meeting import COMING_LIMITS, Meeting, Unheard, absent_ranks, open_meeting
+from pretrain.doctor.meeting import (
+    COMING_LIMITS,
+    TELLING_SECONDS,
+    Meeting,
+    Unheard,
+    absent_ranks,
+    open_meeting,
+)
 from pretrain.doctor.together import Who
 from pretrain.errors import DataError, PretrainError
 
@@ -25,16 +32,18 @@ Scope = Literal["rank", "node", "first"]
 
 @dataclass(frozen=True)
 class Check:
-    """What one process looks at. `limits`: how many times `--seconds` it may take; 0: as long as it needs."""
+    """What one process looks at, in `--seconds`, or `at_least` where it computes; None: as long as it needs."""
 
     section: str
     name: str
     scope: Scope
     look: Callable[[Here], Iterable[Finding]]
-    limits: float = 1.0
+    at_least: float | None = 0.0
 
 
-# In this order: what others need comes first, so that they can say that it is not there.
+# Importing an engine and planning take seconds on a quick machine.
+_COMPUTING_SECONDS = 120.0
+# In this order: what others need comes first, so that they can say that it is not there, and the plan is made once.
 CHECKS = (
     Check("store", "files", "node", stores.check_store),
     Check("launcher", "batch", "first", launcher.check_batch),
@@ -45,10 +54,10 @@ CHECKS = (
     Check(
         "versions", "agreement", "node", lambda here: versions.check_agreement(versions.asked_for().packages)
     ),
-    Check("versions", "engine", "node", machine.check_engine, limits=3),
+    Check("versions", "engine", "node", machine.check_engine, _COMPUTING_SECONDS),
     Check("device", "device", "rank", machine.check_device),
     Check("device", "compiler", "node", machine.check_compiler),
-    Check("device", "memory", "node", machine.check_memory, limits=3),
+    Check("device", "memory", "node", machine.check_memory, _COMPUTING_SECONDS),
     Check("device", "shared memory", "node", machine.check_shared_memory),
     Check("device", "open files", "node", machine.check_open_files),
     Check("device", "cores", "node", launcher.check_threads),
@@ -58,11 +67,11 @@ CHECKS = (
         lambda here: network.check_interfaces(here.variables, network.interfaces_here()),
     ),
     Check("output folder", "lock", "first", folder.check_lock),
-    Check("output folder", "writing", "node", folder.check_writable, limits=3),
-    Check("output folder", "room", "first", folder.check_room, limits=3),
+    Check("output folder", "writing", "node", folder.check_writable),
+    Check("output folder", "room", "first", folder.check_room),
     Check("SLURM", "job", "first", lambda here: slurm.check_job(here.variables, here.seconds)),
 )
-LAST_CHECK = Check("store", "checksums", "first", stores.check_checksums, limits=0)
+LAST_CHECK = Check("store", "checksums", "first", stores.check_checksums, None)
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,7 @@ def examine(here: Here, checks: Sequence[Check] = CHECKS) -> Exam:
         found.extend(Located(section, check, here.rank, here.node, each) for each in findings)
 
     try:
-        meeting = within((COMING_LIMITS + 1) * here.seconds, lambda: open_meeting(here))
+        meeting = within(_longest_wait(here), lambda: open_meeting(here))
         _look_together(here, meeting, note)
     except Late:
         meeting = None
@@ -111,8 +120,9 @@ def examine(here: Here, checks: Sequence[Check] = CHECKS) -> Exam:
         if meeting is not None:
             meeting = _reported(here, meeting, "progress", number)
     is_first = here.place is None or here.place.is_first
-    if meeting is not None and not is_first:
-        meeting = _reported(here, meeting, "findings", [asdict(each) for each in found])
+    if not is_first:
+        if meeting is not None:
+            meeting = _reported(here, meeting, "findings", [asdict(each) for each in found])
         return Exam(_lines(found), here.ranks, meeting is None, meeting is not None)
     if meeting is not None and here.ranks > 1:
         found += _from_others(here, meeting)
@@ -121,7 +131,7 @@ def examine(here: Here, checks: Sequence[Check] = CHECKS) -> Exam:
 
 
 _NO_MEETING = (
-    "whoever listens at MASTER_ADDR:MASTER_PORT does not answer as a store of torch; expected rank 0's"
+    "whoever listens at MASTER_ADDR:MASTER_PORT gave no answer; expected rank 0, with a store of torch"
 )
 _MEETING_REMEDY = "see that rank 0 runs, and that MASTER_ADDR and MASTER_PORT lead to it from every machine"
 
@@ -134,9 +144,9 @@ def _is_for(here: Here, check: Check) -> bool:
 
 def look(here: Here, check: Check, known: Sequence[str] = ()) -> list[Finding]:
     """What a check finds in its time; where it cannot be made, that. `known`: what is wrong by earlier checks."""
-    seconds = check.limits * here.seconds
+    seconds = max(here.seconds, check.at_least or 0.0)
     try:
-        if seconds == 0:
+        if check.at_least is None:
             return list(check.look(here))
         return within(seconds, lambda: list(check.look(here)))
     except Late:
@@ -156,7 +166,7 @@ def look(here: Here, check: Check, known: Sequence[str] = ()) -> list[Finding]:
 
 def _look_together(here: Here, meeting: Meeting, note: Callable[[str, str, Iterable[Finding]], None]) -> None:
     """Raises Unheard or Late where this rank falls out of it."""
-    place, limit = here.place, (COMING_LIMITS + 1) * here.seconds
+    place, limit = here.place, _longest_wait(here)
     assert place is not None
     who = Who(here.node, socket.gethostname(), place.local_rank, place.local_world_size)
 
@@ -183,8 +193,13 @@ def _look_together(here: Here, meeting: Meeting, note: Callable[[str, str, Itera
         # What is compared is the same on every rank: one says it.
         if place.is_first or section in ("output folder", "exchange"):
             note(section, check, findings)
-    if place.is_first and here.ranks > 1:
+    if place.is_first and here.ranks > 1 and meeting.is_complete:
         note("launcher", "places", together.compare_places(whos))
+
+
+def _longest_wait(here: Here) -> float:
+    """Of what waits with a limit of its own; longer where it hangs."""
+    return COMING_LIMITS * here.seconds + TELLING_SECONDS + here.seconds
 
 
 def _nodes(whos: dict[int, Who]) -> dict[int, str]:
@@ -202,7 +217,7 @@ def _reported(here: Here, meeting: Meeting, what: str, value: Any) -> Meeting | 
 
 def _from_others(here: Here, meeting: Meeting) -> Iterator[Located]:
     """What the other ranks have found, and who has not been heard."""
-    longest = max(check.limits for check in CHECKS) * here.seconds + here.seconds
+    longest = max(check.at_least or 0.0 for check in CHECKS) + COMING_LIMITS * here.seconds
     for findings in meeting.others("findings", "progress", longest).values():
         for each in findings:
             yield Located(**{**each, "finding": Finding(**each["finding"])})

@@ -121,7 +121,6 @@ def check_engine(here: Here) -> Iterator[Finding]:
         text=True,
         errors="replace",
         check=False,
-        timeout=3 * here.seconds,
     )
     if done.returncode != 0:
         said = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]

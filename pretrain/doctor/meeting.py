@@ -25,7 +25,7 @@ from pretrain.placement import Placement, meeting_point
 # Processes start at different times, and import libraries from a disk that they share.
 COMING_LIMITS = 3
 _FIRST_POLL, _LAST_POLL = 0.005, 0.2
-_TELLING_SECONDS = 5.0  # on top of rank 0's own limit, in which it waits for the others
+TELLING_SECONDS = 5.0  # on top of rank 0's own limit, in which it waits for the others
 
 
 class Unheard(Exception):
@@ -64,8 +64,8 @@ class Meeting:
             answers = {str(rank): self._get(f"{question}/{rank}") for rank in sorted(self.present - late)}
             self._put(f"{question}/all", answers)
         else:
-            if self._wait([f"{question}/all"], limit + _TELLING_SECONDS):
-                raise Unheard(f"rank 0 gave no answer in {limit + _TELLING_SECONDS:g} s ({question})")
+            if self._wait([f"{question}/all"], limit + TELLING_SECONDS):
+                raise Unheard(f"rank 0 gave no answer in {limit + TELLING_SECONDS:g} s ({question})")
             answers = self._get(f"{question}/all")
         found = {int(rank): each for rank, each in answers.items()}
         for rank in self.present - set(found):

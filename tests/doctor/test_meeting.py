@@ -64,7 +64,7 @@ def test_a_listener_that_gives_no_answer(tmp_path: Path, monkeypatch: pytest.Mon
     begin = time.monotonic()
     with socket.create_server(("", 0)) as other:
         exam = examined(monkeypatch, tmp_path, 1, "127.0.0.1", other.getsockname()[1], 0.3)
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 10
     assert "gave no answer; expected rank 0" in only_problem(exam)
 
 

@@ -1,6 +1,5 @@
 """What ranks find out together: two real ranks that see different things, and how it is judged."""
 
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from pretrain.doctor.here import Here
 from pretrain.doctor.links import Link
 from pretrain.doctor.meeting import Meeting
 from pretrain.doctor.together import Who
+from pretrain.faults.tiny import write_tiny_store
 from pretrain.placement import Placement
 from tests.command.runs import STORE
 from tests.doctor.heres import make_here, only
@@ -66,8 +66,7 @@ def test_two_ranks_that_differ_in_everything(tmp_path: Path) -> None:
     """Another folder of the same kind under the same levels, as a disk that is each machine's own."""
     for name in ("run", "elsewhere/run"):
         (tmp_path / name).mkdir(parents=True)
-    other = Path(shutil.copytree(STORE, tmp_path / "other"))
-    (other / "manifest.json").write_text((other / "manifest.json").read_text() + " ")
+    write_tiny_store(tmp_path / "other", 20)
     first, second = run_ranks(_two_ranks, 2, tmp_path, False)
     torch_version = together.own_versions()["torch"]
     only(
