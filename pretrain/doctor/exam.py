@@ -63,7 +63,7 @@ CHECKS = (
     Check("device", "cores", "node", launcher.check_threads),
     Check("launcher", "variables", "rank", launcher.check_variables),
     Check(
-        *("network", "interfaces", "node"),
+        *("network", "interfaces", "rank"),
         lambda here: network.check_interfaces(here.variables, network.interfaces_here()),
     ),
     Check("output folder", "lock", "first", folder.check_lock),
@@ -199,7 +199,7 @@ def _look_together(here: Here, meeting: Meeting, note: Callable[[str, str, Itera
 
 def _longest_wait(here: Here) -> float:
     """Of what waits with a limit of its own; longer where it hangs."""
-    return COMING_LIMITS * here.seconds + TELLING_SECONDS + here.seconds
+    return (COMING_LIMITS + 3) * here.seconds + TELLING_SECONDS
 
 
 def _nodes(whos: dict[int, Who]) -> dict[int, str]:

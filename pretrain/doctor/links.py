@@ -69,7 +69,7 @@ def _measured(here: Here, meeting: Meeting, nodes: Mapping[int, str]) -> tuple[d
     place = here.place
     assert place is not None
     device = comm.device(place)
-    comm.start(place, device, dist.PrefixStore("exchange", meeting.store), _UNLIMITED)
+    comm.start(place, device, meeting.for_group, _UNLIMITED)
     rates = {}
     for size in SIZES:
         tensor = torch.zeros(size // 4, device=device)

@@ -33,10 +33,16 @@ class Unheard(Exception):
 
 
 class Meeting:
-    """The ranks that are there. A world of one needs no store."""
+    """The ranks that are there. A world of one needs no store.
 
-    def __init__(self, place: Placement, seconds: float, store: dist.Store | None) -> None:
-        self._place, self._store, self.seconds = place, store, seconds
+    `for_group`: another client of the store. Torch lets one question at a time through a client, and a process group
+    that waits in vain would hold up all others.
+    """
+
+    def __init__(
+        self, place: Placement, seconds: float, store: dist.Store | None, for_group: dist.Store | None = None
+    ) -> None:
+        self._place, self._store, self.seconds, self.for_group = place, store, seconds, for_group
         self.present: frozenset[int] = frozenset(range(place.world_size))
         self.absent: dict[int, str] = {}  # by rank, the question that was not answered
 
@@ -64,8 +70,9 @@ class Meeting:
             answers = {str(rank): self._get(f"{question}/{rank}") for rank in sorted(self.present - late)}
             self._put(f"{question}/all", answers)
         else:
-            if self._wait([f"{question}/all"], limit + TELLING_SECONDS):
-                raise Unheard(f"rank 0 gave no answer in {limit + TELLING_SECONDS:g} s ({question})")
+            longest = limit + 2 * self.seconds + TELLING_SECONDS  # rank 0 may come to the question later
+            if self._wait([f"{question}/all"], longest):
+                raise Unheard(f"rank 0 gave no answer in {longest:g} s ({question})")
             answers = self._get(f"{question}/all")
         found = {int(rank): each for rank, each in answers.items()}
         for rank in self.present - set(found):
@@ -140,10 +147,11 @@ def open_meeting(here: Here) -> Meeting:
         where = meeting_point(here.variables, place.world_size)
         if not place.is_first:
             _knock(where.address, where.port, COMING_LIMITS * here.seconds)
-        store = comm.open_store(place, COMING_LIMITS * here.seconds)
+        for_group = comm.open_store(place, COMING_LIMITS * here.seconds)
+        store = dist.PrefixStore("doctor", comm.watch_store(place))
     except (UsageError, RuntimeError) as error:
         raise Unheard(str(error).splitlines()[0]) from None
-    return Meeting(place, here.seconds, dist.PrefixStore("doctor", store))
+    return Meeting(place, here.seconds, store, for_group)
 
 
 def _knock(address: str, port: int, seconds: float) -> None:

@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -126,36 +128,62 @@ def test_a_place_that_is_not_known_meets_nobody(tmp_path: Path) -> None:
     assert alone.gather("x", 5) == {0: 5} and alone.is_complete
 
 
-@pytest.mark.slow
-def test_a_stopped_process_is_named_in_time(tmp_path: Path) -> None:
-    """As a user starts them by hand; rank 1 is stopped before it comes."""
-    port = str(free_port())
-    typed = [f"--data={STORE}", "model.preset=bert-tiny", f"--output={tmp_path / 'run'}", "--seconds=2"]
-    ranks = []
-    for rank in range(2):
-        env = environment(
-            {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_PORT": port}
+@contextmanager
+def two_by_hand(output: Path, **second: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """As a user starts ranks by hand; `second`: what rank 1 has in its environment besides."""
+    world = {
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
+    typed = [f"--data={STORE}", "model.preset=bert-tiny", f"--output={output}", "--seconds=3"]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "pretrain", "doctor", *typed],
+            env=environment(
+                world | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"} | own
+            ),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
-        ranks.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "pretrain", "doctor", *typed],
-                env=env | {"MASTER_ADDR": "127.0.0.1", "LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"},
-                cwd=ROOT,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-            )
-        )
+        for rank, own in enumerate(({}, second))
+    ]
     try:
-        os.kill(ranks[1].pid, signal.SIGSTOP)
-        out, _ = ranks[0].communicate(timeout=100)
+        yield ranks
     finally:
         for each in ranks:
             each.kill()
             each.wait()
+
+
+@pytest.mark.slow
+def test_a_stopped_process_is_named_in_time(tmp_path: Path) -> None:
+    """Rank 1 is stopped before it comes."""
+    with two_by_hand(tmp_path / "run") as ranks:
+        os.kill(ranks[1].pid, signal.SIGSTOP)
+        out, _ = ranks[0].communicate(timeout=100)
     assert ranks[0].returncode == 1
     assert (
         "failed   meeting: rank 0 on" in out
-        and "rank 1 (coming) gave no answer in 2 s (6 s for coming)" in out
+        and "rank 1 (coming) gave no answer in 3 s (9 s for coming)" in out
     )
     assert "ok       tokenizer" in out and out.splitlines()[-1].startswith("1 failed, ")
+
+
+@pytest.mark.slow
+def test_a_rank_that_cannot_exchange_is_named_with_the_reason(tmp_path: Path) -> None:
+    """It is on rank 1 that gloo finds no such interface; rank 0 waits for it inside of torch, and hears of it."""
+    with two_by_hand(tmp_path / "run", GLOO_SOCKET_IFNAME="nosuch7") as ranks:
+        (out, _), (other, _) = (each.communicate(timeout=100) for each in ranks)
+    assert (ranks[0].returncode, ranks[1].returncode, other) == (1, 0, "")
+    failed = [line for line in out.splitlines() if line.startswith("  failed")]
+    assert len(failed) == 3, out
+    assert (
+        failed[0].startswith("  failed   interfaces: rank 1 on") and "has no interface nosuch7" in failed[0]
+    )
+    assert "all-reduce: rank 0 on" in failed[1] and "had not ended after 3 s" in failed[1]
+    assert "all-reduce: rank 1 on" in failed[2] and "nosuch7" in failed[2]
+    assert "ok       meeting: all 2 rank(s) have come and answered" in out
