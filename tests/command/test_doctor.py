@@ -75,8 +75,6 @@ def test_a_contradiction_is_one_failure_among_what_else_there_is(tmp_path: Path)
     typed = ("--data=nowhere", "--output", tmp_path / "run", "--seconds=1")
     done = run_command([sys.executable, "-m", "pretrain", "doctor", *typed], env=env)
     assert (done.returncode, done.stdout) == (1, "")
-    (line,) = (each for each in done.stderr.splitlines() if " failed " in each)
-    assert (
-        line.startswith("rank 1 on ")
-        and "failed   variables: Environment says RANK=1 and WORLD_SIZE=1" in line
-    )
+    variables, store = (each for each in done.stderr.splitlines() if " failed " in each)
+    assert variables.startswith("rank 1 on ") and "no token store at nowhere" in store
+    assert "failed   variables: Environment says RANK=1 and WORLD_SIZE=1" in variables
