@@ -59,8 +59,8 @@ def write(exam: Exam, console: Console) -> None:
 
 def said(line: Line, ranks: int) -> str:
     """What was found, by whom, and what to do."""
-    who = line.who(ranks) if line.finding.verdict != "ok" or line.others else ""
-    others = f" ({line.others} other(s) are as well, by other figures)" if line.others else ""
+    who = line.who(ranks) if line.finding.verdict != "ok" else ""
+    others = f" ({line.who(ranks)}; {line.others} more alike, by other figures)" if line.others else ""
     remedy = f". To do: {line.finding.remedy}." if line.finding.remedy else ""
     return f"{who + ': ' if who else ''}{line.finding.found}{others}{remedy}"
 

@@ -82,7 +82,7 @@ def judged_speed(here: Here, where: str, num_bytes: int, seconds: float) -> Find
     if not here.has_store or here.place is None or not here.place.is_first:
         return ok(found)
     whole = here.plan.checkpoints.whole_bytes
-    found = f"{found}; a checkpoint of {gib(whole)} takes {whole / speed:,.1f} s at that rate, if one process wrote it"
+    found = f"{found}; a checkpoint of {gib(whole)} takes {whole / speed:,.2g} s at that rate, by one process"
     if whole / speed > SAVE_SECONDS:
         return warning(
             f"{found}, and a SLURM job is told to save {SAVE_SECONDS:g} s before its limit",

@@ -115,8 +115,9 @@ def check_model(here: Here) -> Iterator[Finding]:
     """It can be made for the store's vocabulary: shapes alone, on torch's meta device."""
     if not here.has_store:
         return
+    store = here.corpus.first
     try:
-        model = build_encoder(here.asked.config.recipe, here.corpus.first, on_meta=True)
+        model = build_encoder(here.asked.config.recipe, store, on_meta=True)
     except DataError as error:
         yield failed(str(error), is_damage=True)
         return
@@ -124,6 +125,4 @@ def check_model(here: Here) -> Iterator[Finding]:
         yield failed(str(error))
         return
     numel = sum(each.numel() for each in model.encoder.parameters())
-    yield ok(
-        f"{type(model.encoder).__name__} of {numel:,} parameters, for {here.corpus.first.vocab_size:,} entries"
-    )
+    yield ok(f"{type(model.encoder).__name__} of {numel:,} parameters, for {store.vocab_size:,} entries")

@@ -59,7 +59,7 @@ def compare_versions(here: Here, meeting: Meeting, own: Mapping[str, str]) -> li
     return alike(
         meeting.gather("versions", dict(own)),
         "install the same on every machine, or start from one environment that all of them share",
-        "the same versions and the same source everywhere",
+        "all ranks have the same versions, and the same source of this package",
     )
 
 
@@ -75,7 +75,7 @@ def compare_stores(here: Here, meeting: Meeting) -> list[Finding]:
     if not answers:
         return []
     remedy = "copy the store to the same path on every machine, or keep it on a file system that they share"
-    return alike(answers, remedy, "the same store everywhere")
+    return alike(answers, remedy, "every machine has the same store")
 
 
 def alike(answers: Mapping[int, Mapping[str, str]], remedy: str, well: str) -> list[Finding]:

@@ -54,10 +54,10 @@ def _two_ranks(folder: Path, is_alike: bool) -> dict[str, list[Finding]]:
 def test_two_ranks_that_are_alike(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     first, second = run_ranks(_two_ranks, 2, tmp_path, True)
-    only(first["versions"], "ok", "the same versions")
+    only(first["versions"], "ok", "all ranks have the same versions")
     only(first["clocks"], "ok", "clocks differ by")
     only(first["folders"], "ok", "every machine sees")
-    only(first["stores"], "ok", "the same store")
+    only(first["stores"], "ok", "every machine has the same store")
     assert second["folders"] == []
     assert list((tmp_path / "run").iterdir()) == []
 

@@ -69,7 +69,7 @@ def test_the_doctor_looks_on_two_nodes(slurm: SlurmCluster, checkout: Path) -> N
         "ok       names: every machine knows the names of all 2",
         "ok       all-reduce: all-reduce of 2 ranks: ",
         "ok       shared: every machine sees what rank 0 writes there",
-        "ok       everywhere: the same store everywhere",
+        "ok       everywhere: every machine has the same store",
         f"warning  job: rank 0 on 127.0.0.1: the script of job {job} has no --signal",
         "\n0 failed, ",
     ):
