@@ -49,7 +49,9 @@ def test_mistakes_are_2(capsys: pytest.CaptureFixture[str], arguments: tuple[str
 
 
 @pytest.mark.slow
-def test_two_ranks_under_torchrun(tmp_path: Path) -> None:
+def test_two_ranks_under_torchrun(tmp_path: Path, in_full: bool) -> None:
+    if not in_full:
+        pytest.skip("in full: two ranks are tried under SLURM and by hand")
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "pretrain", "doctor")
     env = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     output = tmp_path / "run"
@@ -70,6 +72,7 @@ def test_two_ranks_under_torchrun(tmp_path: Path) -> None:
     assert done.stderr.count("error: ") == 1, done.stderr
 
 
+@pytest.mark.slow
 def test_a_contradiction_is_one_failure_among_what_else_there_is(tmp_path: Path) -> None:
     env = {"RANK": "1", "WORLD_SIZE": "1"}
     typed = ("--data=nowhere", "--output", tmp_path / "run", "--seconds=1")

@@ -44,6 +44,7 @@ def test_names_are_looked_up_by_the_system() -> None:
         ("NCCL_SOCKET_IFNAME", "nosuch7,nosuch8", "failed"),
         ("NCCL_SOCKET_IFNAME", f"={LOOPBACK[:1]}", "failed"),
         ("NCCL_SOCKET_IFNAME", LOOPBACK[:1], "ok"),
+        ("NCCL_SOCKET_IFNAME", f"={LOOPBACK}", "ok"),
         ("NCCL_SOCKET_IFNAME", "^nosuch7", "ok"),
         ("PATH", "nosuch7", "ok"),
     ],

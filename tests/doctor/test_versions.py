@@ -53,6 +53,10 @@ def test_packages_that_do_not_agree() -> None:
         *("warning", "torch 2.13.0+cpu asks for numpy<2.4, and found is 2.4.6", "pip install"),
     )
     only(check_agreement(ASKED.packages, GOOD.get, {"torch": ["numpy>2"]}.get), "ok")
+    gone = {"torch": ["sympy>=1"]}
+    only(
+        check_agreement(ASKED.packages, GOOD.get, gone.get), "warning", "asks for sympy>=1, and found is none"
+    )
 
 
 def test_this_checkout_asks_for_what_pyproject_says(tmp_path: Path) -> None:
