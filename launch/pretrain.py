@@ -32,9 +32,10 @@ from pretrain.errors import PretrainError, UsageError  # noqa: E402
 from pretrain.resume import earlier_cut  # noqa: E402
 from pretrain.run import train  # noqa: E402
 from pretrain.run_arguments import (  # noqa: E402
-    DEFAULT_RECIPE,
     DEMO_STORE,
+    add_output_argument,
     add_run_arguments,
+    chosen_output,
     chosen_store,
     resolved,
 )
@@ -57,9 +58,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line of the public contract."""
     parse = Parser(prog="pretrain.py", description=__doc__, allow_abbrev=False)
     add_run_arguments(parse)
-    parse.add_argument(
-        "--output", metavar="RUN", type=Path, help="run folder (default: runs/<name of the recipe>)"
-    )
+    add_output_argument(parse)
     parse.add_argument(
         "--resume", metavar="auto|never|PATH", default="auto", help="continue from a checkpoint"
     )
@@ -94,7 +93,7 @@ def main() -> int:
 
 def run(arguments: argparse.Namespace, place: Placement, watch: Watch) -> None:
     """Trains, when all have joined: they hear of it then if one is stopped while it builds the demo store."""
-    output = arguments.output or Path("runs") / (arguments.recipe or DEFAULT_RECIPE).stem
+    output = chosen_output(arguments)
     earlier = comm.on_first_rank(lambda: earlier_cut(output, arguments.resume))
     config = resolved(arguments, place.world_size, earlier)
     store = chosen_store(arguments, config.recipe)

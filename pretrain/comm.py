@@ -264,6 +264,16 @@ def environment_secrets() -> frozenset[str]:
     return secrets_in(os.environ)
 
 
+def variables() -> dict[str, str]:
+    """The environment as this process found it; for what explains it to a user."""
+    return dict(os.environ)
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def batch_job() -> str | None:
     """What identifies this batch job across its restarts, if a scheduler says so."""
     return os.environ.get("SLURM_JOB_ID")

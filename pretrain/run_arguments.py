@@ -1,6 +1,7 @@
 """What a user types to describe a run, the same for all commands that take a run's description.
 
-`launch/pretrain.py` trains it, `python -m pretrain plan` says beforehand what it will be.
+`launch/pretrain.py` trains it, `python -m pretrain plan` says beforehand what it will be, `doctor` whether it can be
+trained where it is started.
 """
 
 import argparse
@@ -26,6 +27,19 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--backend", choices=("deepspeed", "fsdp"), default="deepspeed")
     parser.add_argument("overrides", metavar="section.key=value", nargs="*", help="recipe keys to replace")
+
+
+def add_output_argument(parser: argparse.ArgumentParser) -> None:
+    """The run folder."""
+    parser.add_argument(
+        "--output", metavar="RUN", type=Path, help="run folder (default: runs/<name of the recipe>)"
+    )
+
+
+def chosen_output(arguments: argparse.Namespace) -> Path:
+    """The run folder that was named, or the recipe's."""
+    output: Path | None = arguments.output
+    return output or Path("runs") / (arguments.recipe or DEFAULT_RECIPE).stem
 
 
 def resolved(

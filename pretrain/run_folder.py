@@ -72,6 +72,10 @@ class RunFolder:
         """Takes the folder for this process (`lock`). Raises UsageError if another run holds it."""
         self._lock.take(job)
 
+    def check_free(self, job: str | None) -> None:
+        """Raises UsageError where `lock` would; changes nothing."""
+        self._lock.check_free(job)
+
     def unlock(self) -> None:
         """Gives the folder back."""
         self._lock.give_back()

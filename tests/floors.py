@@ -53,6 +53,7 @@ FLOORS = MappingProxyType(
         "pretrain.resume": 4,
         "pretrain.build": 5,
         "pretrain.opening": 6,
+        "pretrain.doctor": 6,
         "pretrain.plan": 6,
         "pretrain.run": 6,
         "pretrain.faults": 6,
