@@ -25,6 +25,7 @@ from pretrain.doctor.launcher import place_of
 from pretrain.errors import PretrainError, UsageError
 from pretrain.placement import Placement
 from pretrain.plan import Asked
+from pretrain.resume import earlier_cut
 from pretrain.run_arguments import (
     DEMO_STORE,
     add_output_argument,
@@ -110,7 +111,8 @@ def _here(arguments: argparse.Namespace) -> Here:
     found = place_of(variables)
     place = None if isinstance(found, UsageError) else found
     known = place or Placement(0, 0, 1, 1)
-    config = resolved(arguments, known.world_size)
+    output = chosen_output(arguments)
+    config = resolved(arguments, known.world_size, earlier_cut(output, "auto"))
     store, has_store = chosen_store(arguments, config.recipe), True
     if store is None and not config.recipe.data.blend:
         store, has_store = str(DEMO_STORE), DEMO_STORE.exists()
@@ -125,9 +127,7 @@ def _here(arguments: argparse.Namespace) -> Here:
         memory_bytes=None,
         rate=None,
     )
-    return Here(
-        place, variables, asked, has_store, chosen_output(arguments), arguments.verify, arguments.seconds
-    )
+    return Here(place, variables, asked, has_store, output, arguments.verify, arguments.seconds)
 
 
 COMMAND = Command(
