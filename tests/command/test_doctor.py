@@ -1,5 +1,6 @@
 """`doctor` as a user types it: alone and on two ranks, for people and as JSON, and its exit codes."""
 
+import json
 import os
 import shutil
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from pretrain.doctor.exam import SECTIONS
 from pretrain.faults.damage import flip
+from tests.checkpoint.saved import OLD
 from tests.command.runs import STORE, command
 from tests.worlds import run_command
 
@@ -46,6 +48,23 @@ def test_mistakes_are_2(capsys: pytest.CaptureFixture[str], arguments: tuple[str
     assert command("doctor", *arguments) == 2
     captured = capsys.readouterr()
     assert part in captured.err and captured.out == ""
+
+
+def test_the_batch_is_that_of_the_run_that_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Saved by two ranks with four rows a step, of which the ds_config alone would make two on one rank."""
+    checkpoints = tmp_path / "run" / "checkpoints"
+    saved = Path(shutil.copytree(OLD, checkpoints / OLD.name))
+    manifest = json.loads((saved / "manifest.json").read_text())
+    said = {"train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 1}
+    manifest["state"]["run_config"]["ds_config"] |= said
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    (checkpoints / "latest").write_text(OLD.name)
+    (tmp_path / "ds.json").write_text(json.dumps(said))
+    typed = (*RUN, "--ds_config", tmp_path / "ds.json", "--output", tmp_path / "run", "--backend", "fsdp")
+    command("doctor", *typed)
+    assert "batch: 4 rows a step are 2 rows x 1 rank(s) x 2" in capsys.readouterr().out
 
 
 @pytest.mark.slow
