@@ -94,7 +94,7 @@ def main() -> int:
 def run(arguments: argparse.Namespace, place: Placement, watch: Watch) -> None:
     """Trains, when all have joined: they hear of it then if one is stopped while it builds the demo store."""
     output = chosen_output(arguments)
-    earlier = comm.on_first_rank(lambda: earlier_cut(output, arguments.resume))
+    earlier = comm.on_first_rank(lambda: earlier_cut(output, arguments.resume, comm.batch_job()))
     config = resolved(arguments, place.world_size, earlier)
     store = chosen_store(arguments, config.recipe)
     if store is None and not config.recipe.data.blend:

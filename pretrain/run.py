@@ -223,7 +223,7 @@ class Run:
         data["store_fingerprint"] = self.corpus.fingerprint
         parts = self.backend.layout.with_frozen()
         numel = sum(info.numel for part in parts for info in part.parameters)
-        about: dict[str, Any] = {"run": self.initial.written_by}
+        about: dict[str, Any] = {"run": self.initial.written_by, "job": comm.batch_job()}
         about["model"] = {"class": self.initial.model_class, "parameters": numel}
         content = config | {"schedule": schedule} | about | data
         self.folder.write_config(without_secrets(content, comm.environment_secrets()))

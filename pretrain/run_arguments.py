@@ -20,19 +20,29 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", metavar="STORE", help="token store made by data_prep (default: the demo store)"
     )
     parser.add_argument(
-        "--recipe", metavar="TOML", type=Path, help="what is computed (default: launch/recipes/demo.toml)"
+        "--recipe",
+        metavar="TOML",
+        type=said_path,
+        help="what is computed (default: launch/recipes/demo.toml)",
     )
     parser.add_argument(
-        "--ds_config", "--deepspeed_config", metavar="JSON", type=Path, help="how, for both backends"
+        "--ds_config", "--deepspeed_config", metavar="JSON", type=said_path, help="how, for both backends"
     )
     parser.add_argument("--backend", choices=("deepspeed", "fsdp"), default="deepspeed")
     parser.add_argument("overrides", metavar="section.key=value", nargs="*", help="recipe keys to replace")
 
 
+def said_path(text: str) -> Path:
+    """A path that was typed; an empty one, as of a variable that is not set, would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; expected a path")
+    return Path(text)
+
+
 def add_output_argument(parser: argparse.ArgumentParser) -> None:
     """The run folder."""
     parser.add_argument(
-        "--output", metavar="RUN", type=Path, help="run folder (default: runs/<name of the recipe>)"
+        "--output", metavar="RUN", type=said_path, help="run folder (default: runs/<name of the recipe>)"
     )
 
 

@@ -14,13 +14,18 @@ import errno
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from pretrain.disk import refusal
-from pretrain.errors import PretrainError, UsageError
+from pretrain.errors import DataError, PretrainError, UsageError
+from pretrain.files import read_bounded
 from pretrain.lock import FolderLock
 
+_MAX_CONFIG_BYTES = 16 << 20
 # What a file system says that is full, not to be written to, or broken.
 _REFUSALS = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
@@ -102,3 +107,11 @@ class RunFolder:
         partial = self.config.with_suffix(".partial")
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         partial.replace(self.config)
+
+    def read_config(self) -> dict[str, Any]:
+        """What the last start wrote there; nothing where it is missing or broken."""
+        with suppress(OSError, DataError, ValueError):
+            content = from_json(read_bounded(self.config, _MAX_CONFIG_BYTES))
+            if isinstance(content, dict):
+                return content
+        return {}

@@ -362,3 +362,18 @@ def test_a_damaged_latest_leaves_it_to_the_older_ones_to_say_the_cut(tmp_path: P
     (run / "checkpoints" / "step-00000003" / "manifest.json").write_text("{")
     cut = earlier_cut(run, "auto")
     assert cut is not None and cut.ranks == 2
+
+
+def test_a_job_that_has_saved_nothing_says_the_cut_too(tmp_path: Path) -> None:
+    """By what its first start wrote; what another job, or a user, left there says nothing."""
+    state = json.loads((OLD / "manifest.json").read_text())["state"]
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(state["run_config"] | {"run": state["written_by"], "job": "17"}))
+    cut = earlier_cut(tmp_path, "auto", "17")
+    assert cut is not None and (cut.ranks, cut.global_batch, cut.micro_batch) == (2, 4, 2)
+    for choice, job in (("auto", "18"), ("auto", None), ("never", "17")):
+        assert earlier_cut(tmp_path, choice, job) is None
+    config.write_text(json.dumps(state["run_config"] | {"run": state["written_by"], "job": None}))
+    assert earlier_cut(tmp_path, "auto", None) is None
+    config.write_text('{"job": "17"')
+    assert earlier_cut(tmp_path, "auto", "17") is None

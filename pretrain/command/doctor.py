@@ -112,7 +112,7 @@ def _here(arguments: argparse.Namespace) -> Here:
     place = None if isinstance(found, UsageError) else found
     known = place or Placement(0, 0, 1, 1)
     output = chosen_output(arguments)
-    config = resolved(arguments, known.world_size, earlier_cut(output, "auto"))
+    config = resolved(arguments, known.world_size, earlier_cut(output, "auto", comm.batch_job()))
     store, has_store = chosen_store(arguments, config.recipe), True
     if store is None and not config.recipe.data.blend:
         store, has_store = str(DEMO_STORE), DEMO_STORE.exists()
