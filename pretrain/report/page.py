@@ -40,9 +40,10 @@ def write_report(paths: Sequence[Path], output: Path) -> int:
 
     Raises UsageError for what is no run or an output that is something else, OSError where it cannot be written.
     """
+    known = read_runs(paths)
     _check(output)
     points = next(points for most, points in _POINTS if len(paths) <= most or most == _POINTS[-1][0])
-    runs = [_found(about, points) for about in read_runs(paths)]
+    runs = [_found(about, points) for about in known]
     content = page_of(runs).encode("utf-8", errors="replace")
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:

@@ -366,6 +366,23 @@ def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
     )
 
 
+def test_without_an_output_the_page_lies_where_it_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of one run in its folder, of several in the current one."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        write_run(tmp_path / name, 20)
+    assert command("report", "one") == 0
+    assert capsys.readouterr().out.startswith("one/report.html: 1 run, ")
+    assert command("report", "one", "two") == 0
+    assert capsys.readouterr().out.startswith("report.html: 2 runs, ")
+    assert read(tmp_path / "one" / "report.html").headings[0] == "one"
+    assert read(tmp_path / "report.html").headings[0] == "one beside two"
+    assert command("report", "nowhere") == 2
+    assert capsys.readouterr().err.startswith("error: nowhere is not a folder")
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, output = write_run(tmp_path / "one", 20), tmp_path / "page.html"
     assert command("report", run, "--output", output) == 0
@@ -383,7 +400,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (("one", "--output", "empty"), "is no earlier report"),
         (("one", "--output", "gone/page.html"), "gone is not a folder"),
         (("one",) * 9 + ("--output", "page.html"), "9 runs are too many"),
-        (("one",), "--output"),
     ],
 )
 def test_refused(
