@@ -55,7 +55,10 @@ class Stragglers:
 
     def _begin_sums(self) -> None:
         self._seconds, self._waited = 0.0, 0.0
-        self._own, self._known_steps = [0.0] * len(self._hosts), 0  # over the intervals in which all are known
+        self._own, self._known_steps = (
+            [0.0] * len(self._hosts),
+            0,
+        )  # over the intervals in which all are known
 
     def _add(self, record: RanksRecord) -> None:
         if self._intervals == 1:

@@ -81,6 +81,21 @@ def test_what_is_read_off_is_what_the_files_say(tmp_path: Path) -> None:
     )
 
 
+def test_what_a_chart_says_of_a_step_is_what_the_file_says_of_it(tmp_path: Path) -> None:
+    """Warm-up and noise: the first and last step are far from the median of their neighbours. One line more than
+    points, as every file has that does not end within a line, makes no pairs of them."""
+    changed = {step: {"lr": 0.01 * min(step / 6, (401 - step) / 400)} for step in range(1, 401)}
+    text = page_of(tmp_path, write_run(tmp_path / "one", 400, changed)).text
+    assert "one: from 0.001667 at step 1 to 2.5e-05 at step 400; lowest 2.5e-05 at step 400;" in text
+    assert f"one: from {loss_at(1):.4g} at step 1 to {loss_at(400):.4g} at step 400; lowest" in text
+
+
+def test_a_short_run_loses_nothing_beside_others(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, 300) for name in ("one", "two", "three", "four")]
+    series = page_of(tmp_path, *runs).figures["charts"]["training-loss"]["series"]
+    assert [each["x"]["step"] for each in series] == [list(range(1, 301))] * 4
+
+
 def test_lines_are_drawn_where_the_numbers_are(tmp_path: Path) -> None:
     page = page_of(tmp_path, write_run(tmp_path / "one", 300))
     chart = page.figures["charts"]["training-lr"]
@@ -287,7 +302,7 @@ def test_the_page_has_an_order_for_those_who_hear_it(tmp_path: Path) -> None:
     # Each chart in words, for each run.
     charts = page.figures["charts"]
     assert page.text.count(": from ") == sum(len(chart["series"]) for chart in charts.values())
-    assert f"one: from {median(loss_at(step) for step in range(1, 4)):.4g} at step 1 to" in page.text
+    assert f"one: from {loss_at(1):.4g} at step 1 to {loss_at(100):.4g} at step 100; lowest" in page.text
 
 
 def test_a_long_run_and_many_runs_make_a_page_of_bounded_size(tmp_path: Path, in_full: bool) -> None:
@@ -299,6 +314,9 @@ def test_a_long_run_and_many_runs_make_a_page_of_bounded_size(tmp_path: Path, in
     page = read(tmp_path / "page.html")
     (loss,) = page.figures["charts"]["training-loss"]["series"]
     assert len(loss["front"]) <= 400 and loss["x"]["step"][-1] == steps
+    rates = [metrics(step)["lr"] for step in (1, steps)]
+    assert f"from {rates[0]:.4g} at step 1 to {rates[1]:.4g} at step {steps:,}" in page.text
+    assert f"from {loss_at(1):.4g} at step 1 to {loss_at(steps):.4g} at step {steps:,}" in page.text
     finite = [loss_at(step) for step in range(1, steps + 1) if step not in changed]
     assert min(loss["low"]) == pytest.approx(min(finite), rel=1e-3)
     assert max(loss["high"]) == pytest.approx(max(finite), rel=1e-3)
