@@ -59,8 +59,8 @@ def since_of(said: str, now: datetime) -> datetime:
         found = datetime.fromisoformat(said)
     except (ValueError, OverflowError):
         raise UsageError(
-            f"--since is {said!r}; expected 90s, 10m, 1h30m or 2d ago, a time of UTC as 21:46 or 21:46:31, or a date as "
-            "2026-01-31T12:00."
+            f"--since is {said!r}; expected 90s, 10m, 1h30m or 2d ago, a time of UTC as 21:46 or 21:46:31, or a date "
+            "as 2026-01-31T12:00."
         ) from None
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found
 

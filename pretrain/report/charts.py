@@ -150,11 +150,13 @@ def _words(kind: Kind, series: Series) -> str:
     if first < 0:
         return "no finite value"
     lowest, highest = np.nanargmin(curve.low), np.nanargmax(curve.high)
-    parts = [
-        f"from {figure(begin)} at step {first:,} to {figure(end)} at step {last:,}",
-        f"lowest {figure(curve.low[lowest])} {_at(curve, lowest)}",
-        f"highest {figure(curve.high[highest])} {_at(curve, highest)}",
-    ]
+    parts = [f"{figure(begin)} at step {first:,}"]
+    if last > first:
+        parts = [
+            f"from {parts[0]} to {figure(end)} at step {last:,}",
+            f"lowest {figure(curve.low[lowest])} {_at(curve, lowest)}",
+            f"highest {figure(curve.high[highest])} {_at(curve, highest)}",
+        ]
     if series.level is not None and np.isfinite(series.level.middle).any():
         levels = series.level.middle[np.isfinite(series.level.middle)]
         parts.append(f"{kind.level_title} {figure(levels[-1])}")

@@ -90,6 +90,12 @@ def test_what_a_chart_says_of_a_step_is_what_the_file_says_of_it(tmp_path: Path)
     assert f"one: from {loss_at(1):.4g} at step 1 to {loss_at(400):.4g} at step 400; lowest" in text
 
 
+def test_a_curve_of_one_value_is_said_once(tmp_path: Path) -> None:
+    text = page_of(tmp_path, write_run(tmp_path / "one", 60)).text
+    assert "one: 0.25 at step 50\n" in text  # the accuracy, which has no level beside it
+    assert f"one: {loss_at(50) - 0.5:.4g} at step 50; unigram entropy 5.5\n" in text
+
+
 def test_a_short_run_loses_nothing_beside_others(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / name, 300) for name in ("one", "two", "three", "four")]
     series = page_of(tmp_path, *runs).figures["charts"]["training-loss"]["series"]
