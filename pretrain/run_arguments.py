@@ -36,6 +36,16 @@ def add_output_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_resume_argument(parser: argparse.ArgumentParser) -> None:
+    """Which checkpoint the run goes on from."""
+    parser.add_argument(
+        "--resume",
+        metavar="auto|never|PATH",
+        default="auto",
+        help="continue from a checkpoint (default: auto)",
+    )
+
+
 def chosen_output(arguments: argparse.Namespace) -> Path:
     """The run folder that was named, or the recipe's."""
     output: Path | None = arguments.output

@@ -11,7 +11,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from pretrain.doctor import folder, launcher, links, machine, network, slurm, stores, together, versions
+from pretrain.doctor import (
+    beginning,
+    folder,
+    launcher,
+    links,
+    machine,
+    network,
+    slurm,
+    stores,
+    together,
+    versions,
+)
 from pretrain.doctor.finding import Finding, Line, Located, failed, folded, ok, warning
 from pretrain.doctor.here import Here
 from pretrain.doctor.limits import Late, within
@@ -26,7 +37,17 @@ from pretrain.doctor.meeting import (
 from pretrain.doctor.together import Who
 from pretrain.errors import DataError, PretrainError
 
-SECTIONS = ("versions", "device", "launcher", "network", "exchange", "output folder", "store", "SLURM")
+SECTIONS = (
+    "versions",
+    "device",
+    "launcher",
+    "network",
+    "exchange",
+    "output folder",
+    "store",
+    "beginning",
+    "SLURM",
+)
 Scope = Literal["rank", "node", "first"]
 
 
@@ -69,6 +90,7 @@ CHECKS = (
     Check("output folder", "lock", "first", folder.check_lock),
     Check("output folder", "writing", "node", folder.check_writable),
     Check("output folder", "room", "first", folder.check_room),
+    Check("beginning", "checkpoint", "first", beginning.check_checkpoint, _COMPUTING_SECONDS),
     Check("SLURM", "job", "first", lambda here: slurm.check_job(here.variables, here.seconds)),
 )
 LAST_CHECK = Check("store", "checksums", "first", stores.check_checksums, None)
@@ -88,7 +110,7 @@ class Exam:
 
     @property
     def exit_code(self) -> int:
-        """3 where nothing but stores has failed, by damage."""
+        """3 where nothing but stores or checkpoints has failed, by damage."""
         wrong = [line.finding for line in self.lines if line.finding.verdict == "failed"]
         if not wrong:
             return 0

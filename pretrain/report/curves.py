@@ -9,7 +9,7 @@ A bucket of one line is the line itself, so a run of no more lines than points l
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite, nan
 from typing import Any
 
@@ -60,8 +60,15 @@ class Curve:
     def only(self, keep: np.ndarray) -> "Curve":
         """The points that `keep` names, [n] of bool."""
         x = {kind: values[keep] for kind, values in self.x.items()}
-        columns = (self.first, self.low, self.middle, self.high, self.missing)
-        return Curve(x, *(values[keep] for values in columns), self.begin, self.end)
+        return replace(
+            self,
+            x=x,
+            first=self.first[keep],
+            low=self.low[keep],
+            middle=self.middle[keep],
+            high=self.high[keep],
+            missing=self.missing[keep],
+        )
 
 
 class Buckets:
