@@ -75,3 +75,10 @@ def chosen_store(arguments: argparse.Namespace, recipe: Recipe) -> str | None:
         raise UsageError("--data names one store and data.blend several: leave one of them out.")
     store: str | None = arguments.data or recipe.data.store
     return store
+
+
+def store_origin(arguments: argparse.Namespace, recipe: Recipe) -> str | None:
+    """Who names the store; None: the recipe, whose keys have their origins."""
+    if arguments.data:
+        return "command line --data"
+    return None if recipe.data.store or recipe.data.blend else "the demo store, as none is named"
