@@ -34,6 +34,7 @@ from pretrain.run import train  # noqa: E402
 from pretrain.run_arguments import (  # noqa: E402
     DEMO_STORE,
     add_output_argument,
+    add_resume_argument,
     add_run_arguments,
     chosen_output,
     chosen_store,
@@ -59,9 +60,7 @@ def parser() -> argparse.ArgumentParser:
     parse = Parser(prog="pretrain.py", description=__doc__, allow_abbrev=False)
     add_run_arguments(parse)
     add_output_argument(parse)
-    parse.add_argument(
-        "--resume", metavar="auto|never|PATH", default="auto", help="continue from a checkpoint"
-    )
+    add_resume_argument(parse)
     parse.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     return parse
 

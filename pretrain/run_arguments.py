@@ -46,6 +46,16 @@ def add_output_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_resume_argument(parser: argparse.ArgumentParser) -> None:
+    """Which checkpoint the run goes on from."""
+    parser.add_argument(
+        "--resume",
+        metavar="auto|never|PATH",
+        default="auto",
+        help="continue from a checkpoint (default: auto)",
+    )
+
+
 def chosen_output(arguments: argparse.Namespace) -> Path:
     """The run folder that was named, or the recipe's."""
     output: Path | None = arguments.output
@@ -75,3 +85,10 @@ def chosen_store(arguments: argparse.Namespace, recipe: Recipe) -> str | None:
         raise UsageError("--data names one store and data.blend several: leave one of them out.")
     store: str | None = arguments.data or recipe.data.store
     return store
+
+
+def store_origin(arguments: argparse.Namespace, recipe: Recipe) -> str | None:
+    """Who names the store; None: the recipe, whose keys have their origins."""
+    if arguments.data:
+        return "command line --data"
+    return None if recipe.data.store or recipe.data.blend else "the demo store, as none is named"

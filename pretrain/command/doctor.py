@@ -29,6 +29,7 @@ from pretrain.resume import earlier_cut
 from pretrain.run_arguments import (
     DEMO_STORE,
     add_output_argument,
+    add_resume_argument,
     add_run_arguments,
     chosen_output,
     chosen_store,
@@ -41,6 +42,7 @@ _SECONDS = 20.0
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
     add_output_argument(parser)
+    add_resume_argument(parser)
     parser.add_argument(
         "--verify", action="store_true", help="read every byte of the stores, which takes as long as that"
     )
@@ -112,7 +114,8 @@ def _here(arguments: argparse.Namespace) -> Here:
     place = None if isinstance(found, UsageError) else found
     known = place or Placement(0, 0, 1, 1)
     output = chosen_output(arguments)
-    config = resolved(arguments, known.world_size, earlier_cut(output, "auto", comm.batch_job()))
+    earlier = earlier_cut(output, arguments.resume, comm.batch_job())
+    config = resolved(arguments, known.world_size, earlier)
     store, has_store = chosen_store(arguments, config.recipe), True
     if store is None and not config.recipe.data.blend:
         store, has_store = str(DEMO_STORE), DEMO_STORE.exists()
@@ -127,7 +130,9 @@ def _here(arguments: argparse.Namespace) -> Here:
         memory_bytes=None,
         rate=None,
     )
-    return Here(place, variables, asked, has_store, output, arguments.verify, arguments.seconds)
+    return Here(
+        place, variables, asked, has_store, output, arguments.verify, arguments.seconds, arguments.resume
+    )
 
 
 COMMAND = Command(

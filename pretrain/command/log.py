@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
 from pretrain.command.line import Command
@@ -10,8 +10,9 @@ from pretrain.errors import UsageError
 from pretrain.run_folder import RunFolder
 from pretrain.said.merge import Log, files_of, lines_of
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_AGO = re.compile(r"([0-9]{1,9})([smhd])")
+_UNITS = ("days", "hours", "minutes", "seconds")
+_AGO = re.compile("".join(rf"(?:(?P<{unit}>[0-9]{{1,9}}){unit[0]})?" for unit in _UNITS))
+_CLOCK = re.compile(r"[0-9]{2}:[0-9]{2}(:[0-9]{2})?")
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +25,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--since",
         metavar="TIME",
-        help="from then on: 90s, 10m, 2h or 1d ago, or a date or time of UTC as 2026-01-31T12:00",
+        help="from then on: 90s, 10m, 1h30m or 2d ago, the last 21:46 or 21:46:31 (UTC), or a date as 2026-01-31T12:00",
     )
 
 
@@ -48,14 +49,18 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def since_of(said: str, now: datetime) -> datetime:
     """Raises UsageError for what is no time."""
-    ago = _AGO.fullmatch(said)
+    ago = _AGO.fullmatch(said) if said else None
     try:
         if ago is not None:
-            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+            return now - timedelta(**{unit: int(count or 0) for unit, count in ago.groupdict().items()})
+        if _CLOCK.fullmatch(said):
+            today = datetime.combine(now.date(), time.fromisoformat(said), UTC)
+            return today if today <= now else today - timedelta(days=1)
         found = datetime.fromisoformat(said)
     except (ValueError, OverflowError):
         raise UsageError(
-            f"--since is {said!r}; expected 90s, 10m, 2h or 1d, or a date or time of UTC as 2026-01-31T12:00."
+            f"--since is {said!r}; expected 90s, 10m, 1h30m or 2d ago, a time of UTC as 21:46 or 21:46:31, or a date "
+            "as 2026-01-31T12:00."
         ) from None
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found
 

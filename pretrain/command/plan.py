@@ -15,7 +15,13 @@ from pretrain.plan import Asked, Rate, make_plan, measured_rate, open_corpus, sa
 from pretrain.plan.document import as_document
 from pretrain.plan.planning import DeviceType
 from pretrain.plan.tables import tables
-from pretrain.run_arguments import DEMO_STORE, add_run_arguments, chosen_store, resolved
+from pretrain.run_arguments import (
+    DEMO_STORE,
+    add_run_arguments,
+    chosen_store,
+    resolved,
+    store_origin,
+)
 
 _GIB = 1 << 30
 _FILE_COLUMNS = 150
@@ -100,6 +106,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
         device=device,
         memory_bytes=_memory(arguments.memory, device, per_node),
         rate=_rate(arguments),
+        store_origin=store_origin(arguments, config.recipe),
     )
 
 

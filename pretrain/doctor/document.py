@@ -10,6 +10,7 @@ from pretrain.doctor.exam import Exam
 from pretrain.doctor.finding import Line
 
 _STYLES = ("green", "yellow", "bold red")
+_ENDS = (".", "?", "!")  # of what is a sentence already
 _VERDICTS = ("ok", "warning", "failed")
 
 
@@ -61,8 +62,10 @@ def said(line: Line, ranks: int) -> str:
     """What was found, by whom, and what to do."""
     who = line.who(ranks) if line.finding.verdict != "ok" else ""
     others = f" ({line.who(ranks)}; {line.others} more alike, by other figures)" if line.others else ""
-    remedy = f". To do: {line.finding.remedy}." if line.finding.remedy else ""
-    return f"{who + ': ' if who else ''}{line.finding.found}{others}{remedy}"
+    words = f"{who + ': ' if who else ''}{line.finding.found}{others}"
+    if not line.finding.remedy:
+        return words
+    return f"{words}{'' if words.endswith(_ENDS) else '.'} To do: {line.finding.remedy}."
 
 
 def plain(line: Line, ranks: int) -> Text:

@@ -11,10 +11,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from pretrain.doctor import folder, launcher, links, machine, network, slurm, stores, together, versions
+from pretrain.doctor import (
+    beginning,
+    folder,
+    launcher,
+    links,
+    machine,
+    network,
+    slurm,
+    stores,
+    together,
+    versions,
+)
 from pretrain.doctor.finding import Finding, Line, Located, failed, folded, ok, warning
 from pretrain.doctor.here import Here
-from pretrain.doctor.limits import Late, within
+from pretrain.doctor.limits import Late, quiet_libraries, within
 from pretrain.doctor.meeting import (
     COMING_LIMITS,
     TELLING_SECONDS,
@@ -26,7 +37,17 @@ from pretrain.doctor.meeting import (
 from pretrain.doctor.together import Who
 from pretrain.errors import DataError, PretrainError
 
-SECTIONS = ("versions", "device", "launcher", "network", "exchange", "output folder", "store", "SLURM")
+SECTIONS = (
+    "versions",
+    "device",
+    "launcher",
+    "network",
+    "exchange",
+    "output folder",
+    "store",
+    "beginning",
+    "SLURM",
+)
 Scope = Literal["rank", "node", "first"]
 
 
@@ -69,6 +90,7 @@ CHECKS = (
     Check("output folder", "lock", "first", folder.check_lock),
     Check("output folder", "writing", "node", folder.check_writable),
     Check("output folder", "room", "first", folder.check_room),
+    Check("beginning", "checkpoint", "first", beginning.check_checkpoint, _COMPUTING_SECONDS),
     Check("SLURM", "job", "first", lambda here: slurm.check_job(here.variables, here.seconds)),
 )
 LAST_CHECK = Check("store", "checksums", "first", stores.check_checksums, None)
@@ -88,7 +110,7 @@ class Exam:
 
     @property
     def exit_code(self) -> int:
-        """3 where nothing but stores has failed, by damage."""
+        """3 where nothing but stores or checkpoints has failed, by damage."""
         wrong = [line.finding for line in self.lines if line.finding.verdict == "failed"]
         if not wrong:
             return 0
@@ -99,20 +121,23 @@ def examine(here: Here, checks: Sequence[Check] = CHECKS) -> Exam:
     """Everything; on rank 0 with what the others have found. Ends, whoever gives no answer."""
     found: list[Located] = []
     meeting: Meeting | None = None
+    lost: Unheard | None = None
 
     def note(section: str, check: str, findings: Iterable[Finding]) -> None:
         found.extend(Located(section, check, here.rank, here.node, each) for each in findings)
 
     try:
-        meeting = within(_longest_wait(here), lambda: open_meeting(here))
-        _look_together(here, meeting, note)
+        with quiet_libraries():
+            meeting = within(_longest_wait(here), lambda: open_meeting(here))
+            _look_together(here, meeting, note)
     except Late:
-        meeting = None
-        note("network", "meeting", [failed(_NO_MEETING, _MEETING_REMEDY)])
-    except (Unheard, RuntimeError) as error:  # torch raises the latter where rank 0 has gone
-        meeting = None
-        if here.place is not None:
-            note("network", "meeting", [failed(str(error).splitlines()[0], _MEETING_REMEDY)])
+        meeting, lost = None, Unheard(_NO_MEETING)
+    except Unheard as error:
+        meeting, lost = None, error
+    except RuntimeError as error:  # torch's, where rank 0 has gone
+        meeting, lost = None, Unheard(str(error).splitlines()[0])
+    if lost is not None and here.place is not None:
+        note("network", "meeting", [failed(str(lost), lost.remedy)])
     for number, check in enumerate(checks):
         if _is_for(here, check):
             known = [each.finding.found for each in found if each.finding.verdict == "failed"]
@@ -133,7 +158,6 @@ def examine(here: Here, checks: Sequence[Check] = CHECKS) -> Exam:
 _NO_MEETING = (
     "whoever listens at MASTER_ADDR:MASTER_PORT gave no answer; expected rank 0, with a store of torch"
 )
-_MEETING_REMEDY = "see that rank 0 runs, and that MASTER_ADDR and MASTER_PORT lead to it from every machine"
 
 
 def _is_for(here: Here, check: Check) -> bool:

@@ -13,7 +13,7 @@ MAX_NAMED = 4  # machines or other names in one line
 class Finding:
     """`found`: expected and actual, in a sentence. `remedy`: what to do; empty where `found` ends with it.
 
-    `is_damage`: a store failed verification, which has an exit code of its own.
+    `is_damage`: a store or a checkpoint failed verification, which has an exit code of its own.
     """
 
     verdict: Verdict

@@ -30,6 +30,7 @@ class Here:
     output: Path
     verify: bool
     seconds: float
+    resume: str = "auto"  # or never, or a checkpoint's path
     clock: Callable[[], float] = time
 
     @property
@@ -61,7 +62,7 @@ class Here:
     def request(self, device: torch.device) -> Request:
         """What `launch/pretrain.py` would make of the same arguments."""
         asked, place = self.asked, self.place or Placement(0, 0, 1, 1)
-        return Request(asked.config, asked.backend, asked.store, self.output, "auto", place, device)
+        return Request(asked.config, asked.backend, asked.store, self.output, self.resume, place, device)
 
     @cached_property
     def corpus(self) -> Corpus:

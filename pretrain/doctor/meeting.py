@@ -28,8 +28,16 @@ _FIRST_POLL, _LAST_POLL = 0.005, 0.2
 TELLING_SECONDS = 5.0  # on top of rank 0's own limit, in which it waits for the others
 
 
+_REMEDY = "see that rank 0 runs, and that MASTER_ADDR and MASTER_PORT lead to it from every machine"
+
+
 class Unheard(Exception):
-    """The others cannot hear this rank. The message says why: what was expected, what was found."""
+    """The others cannot hear this rank. The message says why: what was expected, what was found; `remedy` what to do,
+    where the message does not end with it."""
+
+    def __init__(self, message: str, remedy: str = _REMEDY) -> None:
+        super().__init__(message)
+        self.remedy = remedy
 
 
 class Meeting:
@@ -149,8 +157,13 @@ def open_meeting(here: Here) -> Meeting:
             _knock(where.address, where.port, COMING_LIMITS * here.seconds)
         for_group = comm.open_store(place, COMING_LIMITS * here.seconds)
         store = dist.PrefixStore("doctor", comm.watch_store(place))
-    except (UsageError, RuntimeError) as error:
-        raise Unheard(str(error).splitlines()[0]) from None
+    except UsageError as error:
+        raise Unheard(str(error), remedy="") from None
+    except RuntimeError as error:  # its text goes on with the frames of C++
+        raise Unheard(
+            f"whoever listens at {where.address}:{where.port} does not answer as rank 0's store would: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
     return Meeting(place, here.seconds, store, for_group)
 
 

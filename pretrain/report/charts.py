@@ -145,18 +145,18 @@ def _says_nothing(kind: Kind, series: Sequence[Series]) -> bool:
 
 def _words(kind: Kind, series: Series) -> str:
     """The curve for those who cannot see it."""
-    curve, front = series.curve, series.front
-    finite = np.flatnonzero(np.isfinite(front))
-    if not len(finite):
+    curve = series.curve
+    (first, begin), (last, end) = curve.begin, curve.end
+    if first < 0:
         return "no finite value"
-    first, last = finite[0], finite[-1]
     lowest, highest = np.nanargmin(curve.low), np.nanargmax(curve.high)
-    step = curve.x["step"]
-    parts = [
-        f"from {figure(front[first])} at step {step[first]:,.0f} to {figure(front[last])} at step {step[last]:,.0f}",
-        f"lowest {figure(curve.low[lowest])} {_at(curve, lowest)}",
-        f"highest {figure(curve.high[highest])} {_at(curve, highest)}",
-    ]
+    parts = [f"{figure(begin)} at step {first:,}"]
+    if last > first:
+        parts = [
+            f"from {parts[0]} to {figure(end)} at step {last:,}",
+            f"lowest {figure(curve.low[lowest])} {_at(curve, lowest)}",
+            f"highest {figure(curve.high[highest])} {_at(curve, highest)}",
+        ]
     if series.level is not None and np.isfinite(series.level.middle).any():
         levels = series.level.middle[np.isfinite(series.level.middle)]
         parts.append(f"{kind.level_title} {figure(levels[-1])}")

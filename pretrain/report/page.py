@@ -31,8 +31,8 @@ HERE = Path(__file__).parent
 MARK = "<!doctype html>\n<!-- made by python -m pretrain report -->"
 MAX_CONFIG_CHARACTERS = 160_000  # of all runs
 MAX_EVENTS = 480  # listed, of all runs
-# Points of a curve by the number of runs on the page.
-_POINTS = ((2, 400), (4, 240), (8, 120))
+# Points of a curve; of all runs' curves in a chart.
+MAX_POINTS, MAX_POINTS_OF_ALL = 400, 1280
 
 
 def write_report(paths: Sequence[Path], output: Path) -> int:
@@ -40,9 +40,10 @@ def write_report(paths: Sequence[Path], output: Path) -> int:
 
     Raises UsageError for what is no run or an output that is something else, OSError where it cannot be written.
     """
+    known = read_runs(paths)
     _check(output)
-    points = next(points for most, points in _POINTS if len(paths) <= most or most == _POINTS[-1][0])
-    runs = [_found(about, points) for about in read_runs(paths)]
+    points = min(MAX_POINTS, MAX_POINTS_OF_ALL // len(known))
+    runs = [_found(about, points) for about in known]
     content = page_of(runs).encode("utf-8", errors="replace")
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:

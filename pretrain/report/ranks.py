@@ -22,11 +22,13 @@ MAX_TEXT = 80
 
 @dataclass
 class Ranks:
-    """`slowest`: by rank, in how many intervals it was. `hosts`: (name, first rank, last rank) of the last start."""
+    """`compared`: intervals of two ranks or more. `slowest`: by rank, in how many of them it was. `hosts`: (name,
+    first rank, last rank) of the last start."""
 
     curves: Mapping[str, Curve] = field(default_factory=dict)
     extremes: dict[str, Extremes] = field(default_factory=dict)
     intervals: int = 0
+    compared: int = 0
     last_step: int = 0
     slowest: Counter[int] = field(default_factory=Counter)
     own_seconds: dict[int, float] = field(default_factory=dict)  # of the slowest, when it last was
@@ -40,6 +42,7 @@ class Ranks:
     def add(self, line: Mapping[str, Any]) -> None:
         """One interval."""
         self.intervals += 1
+        self.compared += _is_of_many(line.get("peak_bytes"))
         for name in FIGURES:
             value = number(line.get(name))
             if isfinite(value):
@@ -75,23 +78,11 @@ def figures_of(ranks: Ranks) -> dict[str, str]:
     """The rows of the table, of one run."""
     if not ranks.intervals:
         return {}
-    most = ranks.slowest.most_common(1)
-    rank, count = most[0] if most else (None, 0)
-    at_last = ranks.extremes.get("to_median", Extremes()).last
     wait = ranks.extremes.get("data_wait", Extremes())
     return {
         "ranks, and hosts": f"{max((last for *_, last in ranks.hosts), default=-1) + 1:,}, "
         f"{len({name for name, *_ in ranks.hosts}):,}",
-        "slowest rank": NOTHING
-        if rank is None
-        else f"rank {rank} on {ranks.host_of(rank)}, in {count / ranks.intervals:.0%} of {ranks.intervals:,} intervals",
-        "its own seconds a step, when it last was": NOTHING
-        if rank is None
-        else figure(ranks.own_seconds[rank], 3),
-        "slowest over median rank's own time, median": _median(ranks, "to_median"),
-        "the same, last": f"{figure(at_last[0], 3)} (step {at_last[1]:,})"
-        if isfinite(at_last[0])
-        else NOTHING,
+        **(_slowest(ranks) if ranks.compared else {}),
         "data wait, median of the largest shares": _share(ranks, "data_wait"),
         "data wait, highest": f"{wait.highest[0]:.1%} (step {wait.highest[1]:,})"
         if isfinite(wait.highest[0])
@@ -100,6 +91,30 @@ def figures_of(ranks: Ranks) -> dict[str, str]:
         if isfinite(ranks.peak_bytes)
         else NOTHING,
     }
+
+
+def _slowest(ranks: Ranks) -> dict[str, str]:
+    """The rows about the slowest of several ranks."""
+    most = ranks.slowest.most_common(1)
+    rank, count = most[0] if most else (None, 0)
+    at_last = ranks.extremes.get("to_median", Extremes()).last
+    return {
+        "slowest rank": NOTHING
+        if rank is None
+        else f"rank {rank} on {ranks.host_of(rank)}, in {count / ranks.compared:.0%} of {ranks.compared:,} intervals",
+        "its own seconds a step, when it last was": NOTHING
+        if rank is None
+        else figure(ranks.own_seconds[rank], 3),
+        "slowest over median rank's own time, median": _median(ranks, "to_median"),
+        "the same, last": f"{figure(at_last[0], 3)} (step {at_last[1]:,})"
+        if isfinite(at_last[0])
+        else NOTHING,
+    }
+
+
+def _is_of_many(column: Any) -> bool:
+    """Whether it is a list of several ranks, or what stands for it in a large world."""
+    return isinstance(column, dict) or (isinstance(column, list) and len(column) > 1)
 
 
 def _middle(ranks: Ranks, name: str) -> float:

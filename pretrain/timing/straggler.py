@@ -8,6 +8,8 @@ FACTOR = 1.5  # of the median rank's own time
 IN_A_ROW = 3  # intervals that are over it
 # Where the slowest rank's lead is less than this share of a step, the others wait for something else.
 LEAST_SHARE = 0.05
+# A lead over the median that is smaller than this is none.
+LEAST_LEAD = 1.05
 
 
 class Stragglers:
@@ -18,8 +20,8 @@ class Stragglers:
         self._found: int | None = None  # in the last interval, and in how many in a row
         self._in_a_row = 0
         self._said: int | None = None
-        self._seconds, self._waited = 0.0, 0.0
-        self._own, self._known_steps = [0.0] * len(hosts), 0  # over the intervals in which all are known
+        self._intervals = 0
+        self._begin_sums()
 
     def hear(self, record: RanksRecord) -> str | None:
         """A sentence where a rank holds up the others, or another one than before; said once."""
@@ -38,19 +40,30 @@ class Stragglers:
         )
 
     def summary(self) -> str | None:
-        """Of all that was heard, in a line; None where that is nothing."""
+        """Of all that was heard but the first interval, or of that where it is the only one, in a line; None where
+        that is nothing."""
         if not self._seconds > 0:
             return None
         waited = f"data wait {self._waited / self._seconds:.1%} of the time"
         slow = slowest([own / max(1, self._known_steps) for own in self._own])
-        if slow is None:
+        if slow is None or slow.to_median < LEAST_LEAD:
             return waited.capitalize()
         return (
             f"Slowest: {self._name(slow)}, {slow.own_seconds:.2g} s of its own a step, {slow.to_median:.1f} times the "
             f"median rank's; {waited}"
         )
 
+    def _begin_sums(self) -> None:
+        self._seconds, self._waited = 0.0, 0.0
+        self._own, self._known_steps = (
+            [0.0] * len(self._hosts),
+            0,
+        )  # over the intervals in which all are known
+
     def _add(self, record: RanksRecord) -> None:
+        if self._intervals == 1:
+            self._begin_sums()  # a start's first steps compile, fill caches and wait for the first window
+        self._intervals += 1
         self._seconds += record.steps * record.seconds
         self._waited += record.steps * max(record.data_wait_seconds)
         known = [own for own in record.own_seconds if own is not None]

@@ -45,6 +45,23 @@ def test_every_key_has_its_origin(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert settings["ds_config zero_optimization.stage"]["value"] == 1
 
 
+def test_the_store_stands_in_the_table_with_who_said_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of command line and recipe the former counts; without either it is the demo store."""
+    model, said = "model.preset=bert-tiny", f"data.store={STORE}"
+    by_option = {"value": str(STORE), "origin": "command line --data"}
+    assert planned(capsys, *RUN)["settings"]["data.store"] == by_option
+    assert planned(capsys, *RUN, "data.store=nowhere")["settings"]["data.store"] == by_option
+    by_recipe = {"value": str(STORE), "origin": f"command line '{said}'"}
+    assert planned(capsys, model, said)["settings"]["data.store"] == by_recipe
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "demo-store").symlink_to(STORE)
+    monkeypatch.chdir(tmp_path)
+    demo = {"value": "runs/demo-store", "origin": "the demo store, as none is named"}
+    assert planned(capsys, model)["settings"]["data.store"] == demo
+
+
 def test_a_job_of_a_thousand_ranks(capsys: pytest.CaptureFixture[str]) -> None:
     found = planned(
         capsys,

@@ -25,12 +25,15 @@ def make_here(
     device: DeviceType = "cpu",
     verify: bool = False,
     seconds: float = 20.0,
+    resume: str = "auto",
     clock: Callable[[], float] = time,
 ) -> Here:
-    """`typed`: of the run's description, after `--data` and a tiny model."""
+    """`typed`: of the run's description, after `--data`, and after a tiny model where it names none."""
     parser = argparse.ArgumentParser()
     add_run_arguments(parser)
-    arguments = parser.parse_intermixed_args(["model.preset=bert-tiny", *map(str, typed)])
+    said = [str(each) for each in typed]
+    tiny = [] if any(each.startswith("model.") for each in said) else ["model.preset=bert-tiny"]
+    arguments = parser.parse_intermixed_args([*tiny, *said])
     known = place or ALONE
     asked = Asked(
         config=resolved(arguments, known.world_size),
@@ -43,7 +46,7 @@ def make_here(
         memory_bytes=None,
         rate=None,
     )
-    return Here(place, variables or {}, asked, True, output, verify, seconds, clock)
+    return Here(place, variables or {}, asked, True, output, verify, seconds, resume, clock)
 
 
 def only(findings: Iterable[Finding], verdict: str, *parts: str) -> Finding:

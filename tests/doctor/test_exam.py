@@ -8,7 +8,7 @@ from threading import Event
 import pytest
 from rich.console import Console
 
-from pretrain.doctor.document import as_document, summary, write
+from pretrain.doctor.document import as_document, said, summary, write
 from pretrain.doctor.exam import CHECKS, SECTIONS, Check, Exam, examine, look
 from pretrain.doctor.finding import Finding, failed, ok, warning
 from tests.doctor.heres import make_here, only
@@ -83,6 +83,19 @@ def test_as_json(tmp_path: Path) -> None:
     assert expected.items() <= line.items() and len(line["nodes"]) == 1
     assert (found["failed"], found["warning"], found["exit_code"], found["ranks"]) == (1, 0, 1, 1)
     assert found["ok"] + 1 == len(found["checks"])
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ("a", "a. To do: b."),
+        ("It is a.", "It is a. To do: b."),
+        ("Is it a?", "Is it a? To do: b."),
+    ],
+)
+def test_one_stop_is_enough(tmp_path: Path, found: str, words: str) -> None:
+    (line,) = (each for each in exam_of(tmp_path, warning(found, "b")).lines if each.check == "shown")
+    assert said(line, 1) == words
 
 
 def test_for_people_and_for_files(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ def test_a_port_that_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         port = other.getsockname()[1]
         exam = examined(monkeypatch, tmp_path, 0, "127.0.0.1", port, 2.0)
     assert f"Port {port} of" in only_problem(exam) and "is taken" in only_problem(exam)
+    assert only_problem(exam).endswith("set MASTER_PORT (torchrun, deepspeed: --master_port) to another. / ")
     assert exam.speaks and exam.was_heard
 
 
@@ -68,6 +70,29 @@ def test_a_listener_that_gives_no_answer(tmp_path: Path, monkeypatch: pytest.Mon
         exam = examined(monkeypatch, tmp_path, 1, "127.0.0.1", other.getsockname()[1], 0.3)
         assert time.monotonic() - begin < 10
     assert "gave no answer; expected rank 0" in only_problem(exam)
+
+
+def test_a_listener_that_hangs_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Another program's port: torch's store writes a page of C++ frames about each try, past Python."""
+    with socket.create_server(("", 0)) as other:
+        port = other.getsockname()[1]
+
+        def hang_up() -> None:
+            with suppress(OSError):
+                while True:
+                    other.accept()[0].close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        exam = examined(monkeypatch, tmp_path, 1, "127.0.0.1", port, 0.3)
+        other.shutdown(socket.SHUT_RDWR)
+    found = only_problem(exam)
+    assert found.startswith(f"whoever listens at 127.0.0.1:{port} does not answer as rank 0's store would: ")
+    assert "see that rank 0 runs" in found and "frame #" not in found
+    print("heard again", file=sys.stderr)
+    err = capfd.readouterr().err  # a store that another test left behind may still write there
+    assert err.endswith("heard again\n") and f":{port}" not in err
 
 
 def test_a_rank_that_never_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

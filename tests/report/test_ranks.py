@@ -45,6 +45,22 @@ def test_the_slowest_rank_is_named_with_its_host(tmp_path: Path) -> None:
     assert curve["x"]["tokens"] == [500 * step for step in range(10, 101, 10)]
 
 
+def test_one_rank_is_nobody_s_slowest(tmp_path: Path) -> None:
+    """Intervals of one rank do not count among those in which a rank was the slowest."""
+    alone = {"own_seconds": [0.2], "data_wait_seconds": [0.01], "peak_bytes": [1 << 30]}
+    alone |= {"slowest_rank": None, "to_median": None}
+    one = {"step": 0, "ranks": 1, "hosts": [["n01", 0, 0]]}
+    page = page_of(tmp_path / "a", one, *(of_ranks(step, **alone) for step in (10, 20)))
+    assert list(page.column(TABLE)) == [
+        *("ranks, and hosts", "data wait, median of the largest shares", "data wait, highest"),
+        "most memory of a rank",
+    ]
+    assert "ranks-to-median" not in page.figures["charts"]
+    later = [of_ranks(step) for step in (30, 40)]
+    page = page_of(tmp_path / "b", one, of_ranks(10, **alone), of_ranks(20, **alone), HOSTS, *later)
+    assert page.column(TABLE)["slowest rank"] == "rank 2 on n02, in 100% of 2 intervals"
+
+
 def test_a_large_world_and_one_without_own_seconds(tmp_path: Path) -> None:
     """As the writer writes more than 64 ranks; and where the kernel counts no run-queue waits."""
     spread = {"min": 0.1, "median": 0.2, "max": 0.7}

@@ -170,6 +170,17 @@ def test_since() -> None:
     assert since_of("2d", now) == now - timedelta(days=2)
     assert since_of("2026-02-28", now) == datetime(2026, 2, 28, tzinfo=UTC)
     assert since_of("2026-03-01T13:00+02:00", now) == datetime(2026, 3, 1, 11, tzinfo=UTC)
-    for wrong in ("", "5", "999999999d"):
+    assert since_of("1h30m", now) == now - timedelta(minutes=90)
+    assert since_of("1d2h3m4s", now) == now - timedelta(days=1, hours=2, minutes=3, seconds=4)
+    for wrong in ("", "5", "999999999d", "30m1h", "1h30", "24:00", "9:60", "12:00:0"):
         with pytest.raises(UsageError):
             since_of(wrong, now)
+
+
+def test_a_time_of_day_is_the_last_such_one() -> None:
+    """As the log itself shows times; what is still to come was yesterday's."""
+    now = datetime(2026, 3, 1, 12, 30, 15, 500_000, tzinfo=UTC)
+    assert since_of("12:30:15", now) == datetime(2026, 3, 1, 12, 30, 15, tzinfo=UTC)
+    assert since_of("12:30", now) == datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
+    assert since_of("12:30:16", now) == datetime(2026, 2, 28, 12, 30, 16, tzinfo=UTC)
+    assert since_of("23:59", now) == datetime(2026, 2, 28, 23, 59, tzinfo=UTC)

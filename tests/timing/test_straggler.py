@@ -55,6 +55,29 @@ def test_a_lead_that_nobody_waits_for_is_not_said() -> None:
     assert [heard.hear(record(0.01, 0.01, 0.03, 0.01)) for _ in range(4)] == [None] * 4
 
 
+def test_the_summary_leaves_the_first_interval_out_where_there_are_others() -> None:
+    """Compiling, caches and the first windows of data make it another kind of step."""
+    heard = Stragglers(HOSTS)
+    heard.hear(record(9.0, 0.2, 0.2, 0.2, seconds=10.0, waits=9.0))
+    assert heard.summary() == (
+        "Slowest: rank 0 on n01, 9 s of its own a step, 45.0 times the median rank's; data wait 90.0% of the time"
+    )
+    heard.hear(record(0.2, 0.2, 0.6, 0.2, waits=0.25))
+    heard.hear(record(0.2, 0.2, 0.4, 0.2, waits=0.75))
+    assert heard.summary() == (
+        "Slowest: rank 2 on n02, 0.5 s of its own a step, 2.5 times the median rank's; data wait 50.0% of the time"
+    )
+
+
+def test_ranks_that_are_alike_have_no_slowest_one() -> None:
+    """1.04 times the median would be written as 1.0."""
+    heard = Stragglers(HOSTS)
+    heard.hear(record(0.2, 0.2, 0.208, 0.2))
+    assert heard.summary() == "Data wait 25.0% of the time"
+    heard.hear(record(0.2, 0.2, 0.212, 0.2))
+    assert (heard.summary() or "").startswith("Slowest: rank 2 on n02, 0.21 s of its own a step, 1.1 times")
+
+
 def test_the_summary_is_of_all_intervals() -> None:
     heard = Stragglers(HOSTS)
     assert heard.summary() is None
