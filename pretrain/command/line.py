@@ -40,7 +40,7 @@ def run(commands: Sequence[Command], argv: Sequence[str] | None) -> int:
         of_command.set_defaults(run=command.run)
     try:
         arguments, others = parser.parse_known_args(argv)
-        _take(parser, arguments, others)
+        _take(choices.choices.get(arguments.command, parser), arguments, others)
         if arguments.command is None:
             parser.print_help()
         else:

@@ -1,6 +1,7 @@
 """`plan` as a user types it: tables, JSON, the samples of a real run, its files and its memory, bad input."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from tests.benchmarks import plan_memory
 from tests.benchmarks.plan_memory import Cell
+from tests.checkpoint.saved import OLD
 from tests.command.runs import STORE, command
 from tests.plan.stores import planned
 from tests.worlds import ROOT
@@ -60,6 +62,29 @@ def test_the_store_stands_in_the_table_with_who_said_it(
     monkeypatch.chdir(tmp_path)
     demo = {"value": "runs/demo-store", "origin": "the demo store, as none is named"}
     assert planned(capsys, model)["settings"]["data.store"] == demo
+
+
+def test_it_takes_the_arguments_of_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A run of two ranks lies there, of four rows a step: on one rank it would keep them, and anew it would not."""
+    saved = Path(shutil.copytree(OLD, tmp_path / "run" / "checkpoints" / OLD.name))
+    manifest = json.loads((saved / "manifest.json").read_text())
+    said = {"train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 1}
+    manifest["state"]["run_config"]["ds_config"] |= said
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "ds.json").write_text(json.dumps(said))
+    typed = (
+        *RUN,
+        "--ds_config",
+        tmp_path / "ds.json",
+        "--output",
+        tmp_path / "run",
+        "--backend=fsdp",
+        "--ranks=1",
+    )
+    cuts = [planned(capsys, *typed, *more)["engine"] for more in ((), ("--resume=never",))]
+    assert [(cut["micro_batch"], cut["accumulation"]) for cut in cuts] == [(2, 2), (2, 1)]
+    assert command("plan", *typed, "--resume", saved, "--ranx") == 2
+    assert "unrecognized arguments: --ranx; `python -m pretrain plan --help`" in capsys.readouterr().err
 
 
 def test_a_job_of_a_thousand_ranks(capsys: pytest.CaptureFixture[str]) -> None:
