@@ -113,7 +113,9 @@ def test_naive_lamb(cache: Path) -> None:
 
 
 @pytest.mark.slow
-def test_large_batch(cache: Path) -> None:
+def test_large_batch(cache: Path, in_full: bool) -> None:
+    if not in_full:
+        pytest.skip("in full: four runs, and a store of the demo text")
     found, printed = quick("large_batch", cache)
     tried = {(run["optimizer"], run["batch"]): run for run in found["runs"]}
     assert list(tried) == [("lamb", 64), ("lamb", 128), ("adamw", 64), ("adamw", 128)]
