@@ -28,7 +28,7 @@ pretrain: environment ## environment, then a BERT from the demo text; goes on wh
 	deepspeed --num_gpus $(RANKS) launch/pretrain.py --recipe $(RECIPE) --ds_config $(DS_CONFIG) --output $(OUTPUT)
 
 test: environment ## environment, then every test
-	python -m pytest -n 2 --dist loadfile
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-full: environment ## the same, with the sweeps that `test` takes a sample of in full
 	python -m pytest --in-full

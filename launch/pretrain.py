@@ -13,11 +13,13 @@ ROOT = Path(__file__).resolve().parents[1]
 # Python puts this script's folder first, where `pretrain` would be this very file.
 sys.path[0] = str(ROOT)
 
+from pretrain.said import Said  # noqa: E402
 from pretrain.signals import StopRequest  # noqa: E402
 
-STOP = StopRequest()
+STOP, SAID = StopRequest(), Said()
 if __name__ == "__main__":
     STOP.listen()  # the libraries below take seconds to import
+    SAID.replace()  # and their loggers take hold of the streams that are there
 
 import torch  # noqa: E402
 
@@ -30,9 +32,11 @@ from pretrain.errors import PretrainError, UsageError  # noqa: E402
 from pretrain.resume import earlier_cut  # noqa: E402
 from pretrain.run import train  # noqa: E402
 from pretrain.run_arguments import (  # noqa: E402
-    DEFAULT_RECIPE,
     DEMO_STORE,
+    add_output_argument,
+    add_resume_argument,
     add_run_arguments,
+    chosen_output,
     chosen_store,
     resolved,
 )
@@ -55,12 +59,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line of the public contract."""
     parse = Parser(prog="pretrain.py", description=__doc__, allow_abbrev=False)
     add_run_arguments(parse)
-    parse.add_argument(
-        "--output", metavar="RUN", type=Path, help="run folder (default: runs/<name of the recipe>)"
-    )
-    parse.add_argument(
-        "--resume", metavar="auto|never|PATH", default="auto", help="continue from a checkpoint"
-    )
+    add_output_argument(parse)
+    add_resume_argument(parse)
     parse.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     return parse
 
@@ -70,6 +70,7 @@ def main() -> int:
     place, watch = Placement(0, 0, 1, 1), None
     try:
         place = comm.placement()
+        SAID.know(place.rank, comm.environment_secrets())
         arguments = parser().parse_intermixed_args()
         comm.prepare_environment(place)
         section = resolved(arguments, None).recipe.watch
@@ -91,8 +92,8 @@ def main() -> int:
 
 def run(arguments: argparse.Namespace, place: Placement, watch: Watch) -> None:
     """Trains, when all have joined: they hear of it then if one is stopped while it builds the demo store."""
-    output = arguments.output or Path("runs") / (arguments.recipe or DEFAULT_RECIPE).stem
-    earlier = comm.on_first_rank(lambda: earlier_cut(output, arguments.resume))
+    output = chosen_output(arguments)
+    earlier = comm.on_first_rank(lambda: earlier_cut(output, arguments.resume, comm.batch_job()))
     config = resolved(arguments, place.world_size, earlier)
     store = chosen_store(arguments, config.recipe)
     if store is None and not config.recipe.data.blend:
@@ -108,7 +109,7 @@ def run(arguments: argparse.Namespace, place: Placement, watch: Watch) -> None:
         place,
         comm.device(place),
     )
-    train(request, STOP, watch)
+    train(request, STOP, watch, SAID)
     watch.activity.now(ENDING)
     comm.meet()
     watch.close()
@@ -132,6 +133,7 @@ def leave(code: int) -> NoReturn:
     After an error the process group is left without a barrier, and an ordinary exit then sometimes aborts
     ("terminate called without an active exception"): the launcher would see that and not the code.
     """
+    SAID.end()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -2,7 +2,15 @@
 
 import sys
 
-from pretrain.command import main
+from pretrain.doctor.versions import missing_packages
+
+try:
+    from pretrain.command import main
+except ImportError as error:
+    found = missing_packages()
+    if not found:
+        raise
+    sys.exit("\n".join(f"error: {each}" for each in (f"{error}.", *found)))
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,7 +9,7 @@ import shutil
 import socket
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -215,6 +215,15 @@ def all_gather_objects(value: Any) -> list[Any]:
     return gathered
 
 
+def all_gather_numbers(row: Sequence[float], on: torch.device) -> list[list[float]]:
+    """`row` of every rank, in rank order and in float64; every rank gives as many numbers."""
+    own = torch.tensor(row, dtype=torch.float64, device=on)
+    table = own.new_empty(dist.get_world_size(), len(row))
+    dist.all_gather(list(table.unbind()), own)
+    gathered: list[list[float]] = table.tolist()
+    return gathered
+
+
 def broadcast_object(value: Any) -> Any:
     """Rank 0's `value` on every rank; plain data only."""
     box = [value]
@@ -253,6 +262,16 @@ def on_first_rank(action: Callable[[], T]) -> T:
 def environment_secrets() -> frozenset[str]:
     """What is in the environment under names of tokens and passwords."""
     return secrets_in(os.environ)
+
+
+def variables() -> dict[str, str]:
+    """The environment as this process found it; for what explains it to a user."""
+    return dict(os.environ)
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def batch_job() -> str | None:

@@ -37,12 +37,7 @@ class FolderLock:
 
     def take(self, job: str | None) -> None:
         """Raises UsageError, naming the holder, where another process has it. `job`: this batch job, if any."""
-        mine = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "began": process_began(os.getpid()),
-            "job": job,
-        }
+        mine = _this_process(job)
         while True:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
             try:
@@ -51,10 +46,7 @@ class FolderLock:
                 if is_alone and not _is_at(descriptor, self._path):
                     os.close(descriptor)
                     continue
-                text = os.pread(descriptor, _MAX_BYTES, 0)
-                holder = _parsed(text)
-                if not is_alone or (text and not _is_stale(holder, mine)):
-                    raise self._in_use(holder)
+                self._check_free(descriptor, is_alone, mine)
                 content = json.dumps(mine).encode()
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, content, 0)
@@ -74,6 +66,23 @@ class FolderLock:
         os.close(self._descriptor)
         self._descriptor = None
 
+    def check_free(self, job: str | None) -> None:
+        """Whether `take` would get it; changes nothing. Raises UsageError as it does."""
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return
+        try:
+            self._check_free(descriptor, _lock(descriptor), _this_process(job))
+        finally:
+            os.close(descriptor)
+
+    def _check_free(self, descriptor: int, is_alone: bool, mine: Mapping[str, Any]) -> None:
+        text = os.pread(descriptor, _MAX_BYTES, 0)
+        holder = _parsed(text)
+        if not is_alone or (text and not _is_stale(holder, mine)):
+            raise self._in_use(holder)
+
     def _in_use(self, holder: Mapping[str, Any]) -> UsageError:
         who = (
             f"process {holder['pid']} on {holder['host']}"
@@ -84,6 +93,11 @@ class FolderLock:
             f"--output {self._path.parent} is in use by {who}: wait for it, choose another folder, or delete "
             f"{self._path} if that run is gone."
         )
+
+
+def _this_process(job: str | None) -> dict[str, Any]:
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "pid": pid, "began": process_began(pid), "job": job}
 
 
 def process_began(pid: int) -> str | None:

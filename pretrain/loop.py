@@ -19,8 +19,10 @@ from pretrain.metrics import MetricsWriter, StepRecord, Terminal
 from pretrain.model.compilation import compilation_report
 from pretrain.noise import NoiseProbe, SmallBatch
 from pretrain.optim import Progress, RunLength, ScalingRule, Schedule, scaled_lr
+from pretrain.recording import Totals, step_record
 from pretrain.rng import key
 from pretrain.signals import StopRequest
+from pretrain.timing import Profile, Timing
 from pretrain.watch import Activity
 
 
@@ -67,6 +69,8 @@ class Loop:
     noise: NoiseProbe | None = None
     activity: Activity = field(default_factory=Activity)
     diagnosis: Diagnosis | None = None
+    timing: Timing = field(default_factory=Timing)
+    profile: Profile = field(default_factory=Profile)
 
     def run(self, start: Progress) -> Progress:
         """Trains from `start` until a limit of the run is reached, saves, and says how far that is; collective.
@@ -80,26 +84,29 @@ class Loop:
         length, done, began = self.options.length, start, perf_counter() - start.seconds
         self.terminal.begin(start.steps, length.expected_steps(start))
         while length.reached(done) is None:
-            started, step = perf_counter(), done.steps + 1
+            step = done.steps + 1
+            self.profile.before(step)
             self.activity.now("waiting for data", step)
-            batches = next(self.loader)
+            batches = self.timing.next_of(self.loader)
             small = self._measured_noise(batches, step)
             sums = self._accumulate(batches, step)
             self.activity.now("optimizer step")
             result = self.backend.step(lr := self._rate(done, batches.num_rows))
             self.activity.now("adding up losses")
-            totals, asked_to_stop, seconds = self._totals(sums, perf_counter() - began)
+            totals = self._totals(sums, perf_counter() - began)
             skipped = done.skipped_tokens + (0 if result.skip is None else batches.num_tokens)
             tokens = done.tokens + batches.num_tokens
-            done = replace(done, steps=step, tokens=tokens, seconds=seconds, skipped_tokens=skipped)
-            record = self._record(step, batches, totals, lr, result, small, perf_counter() - started)
+            done = replace(done, steps=step, tokens=tokens, seconds=totals.clock, skipped_tokens=skipped)
+            record = self._record(step, batches, totals, lr, result, small, self.timing.step_ended())
             last = length.reached(done) is not None
             self._report(record, batches.sample_names, step if last else length.expected_steps(done))
+            self._report_ranks(step, last)
             if self.options.list_graph_breaks and step == start.steps + 1:
                 for line in compilation_report():  # all that will be compiled has been
                     self.terminal.say(line)
             self._raise_if_not_finite(record, result, batches, sums)
             self._pass_over_or_raise(record, result)
+            asked_to_stop = totals.asked_to_stop
             if self._is_to_be_validated(step, last):
                 validated = self._validated(done)
                 asked_to_stop, done = asked_to_stop or validated is None, validated or done
@@ -143,48 +150,36 @@ class Loop:
             sums += self.backend.train_micro_batch(batch.to(self.options.device), weights, last=last)
         return sums
 
-    def _totals(self, sums: torch.Tensor, seconds: float) -> tuple[list[float], bool, float]:
+    def _totals(self, sums: torch.Tensor, seconds: float) -> Totals:
         """Loss sums over all ranks, whether any rank was asked to stop, and the mean of their clocks, so that they
         agree on when the time is over; in one all-reduce, by which they also learn how far a save is."""
-        votes = [float(self.stop.signal_name is not None), seconds, *self.saver.report()]
+        votes = [
+            float(self.stop.signal_name is not None),
+            seconds,
+            *self.saver.report(),
+            self.timing.data_wait,
+        ]
         table = torch.cat([sums.double(), sums.new_tensor(votes, dtype=torch.float64)])
         dist.all_reduce(table)
-        mlm_sum, nsp_sum, asked_to_stop, all_seconds, finished, failed = table.tolist()
+        mlm_sum, nsp_sum, asked_to_stop, all_seconds, finished, failed, waited = table.tolist()
         self.saver.hear(finished, failed)
-        return [mlm_sum, nsp_sum], asked_to_stop > 0, all_seconds / dist.get_world_size()
+        ranks = dist.get_world_size()
+        return Totals(mlm_sum, nsp_sum, asked_to_stop > 0, all_seconds / ranks, waited / ranks)
 
     def _record(
         self,
         step: int,
         batches: StepBatches,
-        totals: list[float],
+        totals: Totals,
         lr: float,
         result: StepResult,
         small: SmallBatch | None,
         seconds: float,
     ) -> StepRecord:
-        mlm_loss = totals[0] / batches.num_masked
-        nsp_loss = totals[1] / batches.num_pairs if batches.num_pairs else 0.0
         peak = self.options.peak_flops
-        return StepRecord(
-            step=step,
-            loss=mlm_loss + nsp_loss,
-            mlm_loss=mlm_loss,
-            nsp_loss=nsp_loss,
-            lr=lr,
-            grad_norm=result.grad_norm,
-            loss_scale=result.loss_scale,
-            skipped=result.skip is not None,
-            samples=batches.num_samples,
-            tokens=batches.num_tokens,
-            global_batch=batches.num_rows,
-            cursor=batches.cursor.as_list(),
-            seconds=seconds,
-            tokens_per_second=batches.num_tokens / seconds,
-            mfu=None if peak is None else self.step_flops(batches) / seconds / peak,
-            skipped_because=None if result.skip is None else result.skip.reason,
-            noise=None if self.noise is None else self.noise.figures(small, result, batches),
-        )
+        mfu = None if peak is None else self.step_flops(batches) / seconds / peak
+        noise = None if self.noise is None else self.noise.figures(small, result, batches)
+        return step_record(step, batches, totals, lr, result, seconds=seconds, mfu=mfu, noise=noise)
 
     def _report(self, record: StepRecord, sample_names: Sequence[str], total_steps: int) -> None:
         seconds_left = (total_steps - record.step) * record.seconds
@@ -195,6 +190,18 @@ class Loop:
                 self.writer.parameters(record.step, self.backend.optimizer.parameter_figures())
             if sample_names:
                 self.writer.samples(record.step, sample_names)
+
+    def _report_ranks(self, step: int, last: bool) -> None:
+        """Every so many steps the ranks beside each other; collective."""
+        if not self.timing.is_due(step, last):
+            return
+        self.activity.now("comparing the ranks")
+        ranks = self.timing.of_ranks(step)
+        if self.writer is not None:
+            self.writer.ranks(ranks)
+        straggler = self.timing.stragglers.hear(ranks)
+        if straggler is not None:
+            self.terminal.say(straggler)
 
     def _is_to_be_validated(self, step: int, last: bool) -> bool:
         """Here and now; after the last step the run's end validates, and here too where checkpoints go by it."""

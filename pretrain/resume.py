@@ -23,12 +23,14 @@ from pretrain.run_folder import RunFolder
 MAX_OTHERS = 5  # checkpoints that a message names
 
 
-def earlier_cut(run: Path, choice: str) -> EarlierCut | None:
+def earlier_cut(run: Path, choice: str, job: str | None = None) -> EarlierCut | None:
     """How batches were cut in the checkpoint that `--resume` means in this run folder; None where there is none.
 
-    A damaged one says nothing here: the older ones of its course are asked, as the run may fall back to them.
+    A damaged one says nothing here: the older ones of its course are asked, as the run may fall back to them. Where
+    nothing has been saved, an earlier start of the same batch job says it, whose nodes may have been others.
     """
-    checkpoints = RunFolder(run).checkpoints
+    folder = RunFolder(run)
+    checkpoints = folder.checkpoints
     meant: list[Path] = []
     with suppress(DataError):
         newest = checkpoint.find_checkpoint(checkpoints) if choice == "auto" else Path(choice)
@@ -39,7 +41,8 @@ def earlier_cut(run: Path, choice: str) -> EarlierCut | None:
         with suppress(DataError):
             state = CheckpointManifest.read(path).state
             return EarlierCut.of(state.run_config, state.written_by)
-    return None
+    started = folder.read_config() if job is not None and choice == "auto" else {}
+    return EarlierCut.of(started, started.get("run", {})) if started.get("job", "") == job else None
 
 
 @dataclass(frozen=True)

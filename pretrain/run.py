@@ -29,12 +29,14 @@ from pretrain.optim import Progress, RunLength, Validations
 from pretrain.pace import build_schedule, run_length
 from pretrain.resume import Resumption
 from pretrain.run_folder import RunFolder
+from pretrain.said import Said
 from pretrain.secrets import without_secrets
 from pretrain.signals import StopRequest
+from pretrain.timing import Profile, ProfileOptions, Timing
 from pretrain.watch import Watch
 
 
-def train(request: Request, stop: StopRequest, watch: Watch | None = None) -> None:
+def train(request: Request, stop: StopRequest, watch: Watch | None = None, said: Said | None = None) -> None:
     """Runs a training from start or checkpoint to its end; collective.
 
     Raises PretrainError with the exit code of the public contract; StoppedBySignal after saving.
@@ -50,7 +52,7 @@ def train(request: Request, stop: StopRequest, watch: Watch | None = None) -> No
         if place.is_first:
             watch.before_end(folder.unlock)
         watch.activity.now("building model and engine")
-        run = _prepare(request, folder, terminal, watch)
+        run = _prepare(request, folder, terminal, watch, said or Said())
         watch.activity.now("loading the checkpoint")
         start = run.resume()
         if run.has_ended(start) and start.step == folder.finished_steps():
@@ -79,6 +81,7 @@ class Run:
     initial: RunState
     noise: NoiseProbe
     watch: Watch
+    said: Said
 
     @property
     def length(self) -> RunLength:
@@ -126,7 +129,12 @@ class Run:
             self.request.place.rank,
             self.watch.activity,
         )
+        # Not before: a start that is refused leaves the folder as it is.
+        self.said.write_into(self.folder.logs, self.request.place.rank, self.request.place.world_size)
         writer = self._open_writer(start.step, resolved_schedule)
+        hosts = comm.all_gather_objects(socket.gethostname())
+        if writer is not None:
+            writer.hosts(hosts)
         comm.on_first_rank(self.folder.unmark_finished)
         say_what(self.terminal, self.request, self.engine, self.backend, self.corpus)
         loop = Loop(
@@ -144,6 +152,8 @@ class Run:
             noise=self.noise,
             activity=self.watch.activity,
             diagnosis=build.diagnosis(self.request, self.folder.path, self.initial),
+            timing=Timing(recipe.log.every, hosts, self.request.device),
+            profile=self._profile(),
         )
         ending = Ending(
             self.folder,
@@ -156,8 +166,9 @@ class Run:
         )
         self.watch.begin_training(start.step + 1, lambda: checkpoint.find_checkpoint(self.folder.checkpoints))
         with writer or nullcontext(), self._noting(start.step, writer):
-            with loader:
+            with loader, loop.profile:
                 done = self._taken_through(loop, start)
+            self._say_ranks(loop.timing)
             ending.reach(done, self.length)
 
     def _taken_through(self, loop: Loop, start: RunState) -> Progress:
@@ -169,6 +180,15 @@ class Run:
             loop.saver.begin(self._state_at(begun, start.cursor))
             loop.saver.finish()
         return loop.run(begun)
+
+    def _profile(self) -> Profile:
+        options = ProfileOptions(**self.request.config.recipe.profile.model_dump())
+        return Profile(options, self.folder.profile, self.request.place.rank, self.watch.activity)
+
+    def _say_ranks(self, timing: Timing) -> None:
+        summary = timing.stragglers.summary()
+        if summary is not None:
+            self.terminal.say(summary)
 
     def _retention(self, validates: bool) -> Retention:
         """Which checkpoints stay. Raises UsageError where that goes by validation and there is none."""
@@ -203,7 +223,7 @@ class Run:
         data["store_fingerprint"] = self.corpus.fingerprint
         parts = self.backend.layout.with_frozen()
         numel = sum(info.numel for part in parts for info in part.parameters)
-        about: dict[str, Any] = {"run": self.initial.written_by}
+        about: dict[str, Any] = {"run": self.initial.written_by, "job": comm.batch_job()}
         about["model"] = {"class": self.initial.model_class, "parameters": numel}
         content = config | {"schedule": schedule} | about | data
         self.folder.write_config(without_secrets(content, comm.environment_secrets()))
@@ -214,6 +234,7 @@ class Run:
             self.folder.tensorboard,
             finished_steps,
             self.request.config.recipe.log.every,
+            self.folder.ranks,
         )
 
     def _noting(self, step: int, writer: MetricsWriter | None) -> AbstractContextManager[None]:
@@ -226,7 +247,8 @@ class Run:
 
     def _loop_options(self) -> LoopOptions:
         recipe, place = self.request.config.recipe, self.request.place
-        peak = comm.peak_flops(self.request.device)
+        said = recipe.log.peak_tflops
+        peak = comm.peak_flops(self.request.device) if said is None else said * 1e12
         return LoopOptions(
             length=self.length,
             stop_at_step=recipe.train.stop_at_step,
@@ -255,7 +277,7 @@ def _progress_of(state: RunState) -> Progress:
     return Progress(state.step, state.tokens, state.seconds, state.skipped_tokens, validations)
 
 
-def _prepare(request: Request, folder: RunFolder, terminal: Terminal, watch: Watch) -> Run:
+def _prepare(request: Request, folder: RunFolder, terminal: Terminal, watch: Watch, said: Said) -> Run:
     """Store, model and engine."""
     recipe = request.config.recipe
     engine = build.engine_options(request)
@@ -269,4 +291,4 @@ def _prepare(request: Request, folder: RunFolder, terminal: Terminal, watch: Wat
     initial = build.initial_state(request, engine, corpus, build.sampling_options(recipe), model)
     backend = build.build_backend(request.backend, model, recipe, engine)
     noise = build.noise_probe(request)
-    return Run(request, folder, terminal, corpus, engine, backend, flops, initial, noise, watch)
+    return Run(request, folder, terminal, corpus, engine, backend, flops, initial, noise, watch, said)

@@ -5,6 +5,8 @@ metrics.jsonl    one object per step          model/        the Hugging Face fol
 eval.jsonl       one object per validation    tensorboard/  the same curves
 samples.jsonl    with log.samples: the names of each step's samples
 events.jsonl     every start of the run, how each ended, and faults
+ranks.jsonl      every so many steps, the ranks beside each other    logs/  what each rank has said
+profile/         with profile.from_step: traces of the steps, and their costliest operators
 not-finite-step-00000100.json    what was found out about a step that ended the run by a loss or gradient not finite
 """
 
@@ -12,13 +14,18 @@ import errno
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from pretrain.disk import refusal
-from pretrain.errors import PretrainError, UsageError
+from pretrain.errors import DataError, PretrainError, UsageError
+from pretrain.files import read_bounded
 from pretrain.lock import FolderLock
 
+_MAX_CONFIG_BYTES = 16 << 20
 # What a file system says that is full, not to be written to, or broken.
 _REFUSALS = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
@@ -35,6 +42,9 @@ class RunFolder:
         self.evaluations = path / "eval.jsonl"
         self.samples = path / "samples.jsonl"
         self.events = path / "events.jsonl"
+        self.ranks = path / "ranks.jsonl"
+        self.logs = path / "logs"
+        self.profile = path / "profile"
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
@@ -67,6 +77,10 @@ class RunFolder:
         """Takes the folder for this process (`lock`). Raises UsageError if another run holds it."""
         self._lock.take(job)
 
+    def check_free(self, job: str | None) -> None:
+        """Raises UsageError where `lock` would; changes nothing."""
+        self._lock.check_free(job)
+
     def unlock(self) -> None:
         """Gives the folder back."""
         self._lock.give_back()
@@ -93,3 +107,11 @@ class RunFolder:
         partial = self.config.with_suffix(".partial")
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         partial.replace(self.config)
+
+    def read_config(self) -> dict[str, Any]:
+        """What the last start wrote there; nothing where it is missing or broken."""
+        with suppress(OSError, DataError, ValueError):
+            content = from_json(read_bounded(self.config, _MAX_CONFIG_BYTES))
+            if isinstance(content, dict):
+                return content
+        return {}

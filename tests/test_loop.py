@@ -1,5 +1,6 @@
 """The loop with a scripted engine: what it calls, when it saves, why it stops."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -13,10 +14,11 @@ from pretrain.checkpoint import SaveReport
 from pretrain.data.order import Cursor
 from pretrain.errors import PretrainError, StoppedBySignal
 from pretrain.loop import Loop, LoopOptions
-from pretrain.metrics import EvalRecord, StepRecord, Terminal
+from pretrain.metrics import EvalRecord, RanksRecord, StepRecord, Terminal
 from pretrain.noise import NoiseProbe
 from pretrain.optim import NoiseScale, Progress, RunLength, Schedule, Skip, Validations
 from pretrain.signals import StopRequest
+from pretrain.timing import Timing
 
 pytestmark = pytest.mark.usefixtures("one_rank")
 
@@ -287,12 +289,12 @@ def test_tokens_of_earlier_starts_count() -> None:
 
 
 def test_the_clock_ends_it_saved(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One second for each look at the clock; earlier starts took 20 of the 31 seconds."""
+    """One second for each look at the clock; earlier starts took 20 of the 24 seconds."""
     ticks = count()
     monkeypatch.setattr("pretrain.loop.perf_counter", lambda: float(next(ticks)))
     scripted, saved = Scripted(), Saved()
-    done = loop_of(scripted, saved, length=RunLength(6, 6, None, 31.0)).run(Progress(0, 0, 20.0))
-    assert done.seconds >= 31.0 > done.seconds - 3.0
+    done = loop_of(scripted, saved, length=RunLength(6, 6, None, 24.0)).run(Progress(0, 0, 20.0))
+    assert done.seconds >= 24.0 > done.seconds - 3.0
     assert [step for step, _ in saved] == [done.steps] == [len(scripted.records)]
     assert done.steps < 6
     # The rate is that of the steps, as if there were no clock.
@@ -459,6 +461,29 @@ def test_a_measurement_comes_before_its_step_and_stands_in_its_record() -> None:
     assert [noise is not None for noise in found] == [False, True, False, False, False, True]
     assert found[1] is not None
     assert (found[1]["noise_scale"], found[1]["noise_squared_gradient"]) == (None, -0.5)
+
+
+def test_ranks_are_compared_when_due_and_after_the_last_step() -> None:
+    """Data that comes 20 ms late, every step; a world of one has no slowest rank, and says nothing."""
+    compared: list[RanksRecord] = []
+    scripted = Scripted()
+    writer: Any = scripted
+    writer.ranks = compared.append
+
+    def late() -> Iterator[Step]:
+        for number in range(1, 100):
+            time.sleep(0.02)
+            yield Step(number)
+
+    loop = loop_of(scripted, Saved(), length=RunLength(5, 5))
+    Loop(**{**vars(loop), "loader": late(), "timing": Timing(2, ["here"])}).run(Progress())
+    assert [(record.step, record.steps) for record in compared] == [(2, 2), (4, 2), (5, 1)]
+    for record in compared:
+        (waited,), (own,) = record.data_wait_seconds, record.own_seconds
+        assert own is not None and 0.02 <= waited <= own <= record.seconds + 1e-3
+        assert record.slowest is None
+    assert all(step.data_wait is not None and 0.3 < step.data_wait <= 1 for step in scripted.records)
+    assert all(line.startswith("step ") for line in scripted.said)
 
 
 def test_a_skipped_step_does_not_advance_the_learning_rate() -> None:

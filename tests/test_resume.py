@@ -1,5 +1,6 @@
 """What a run begins with: which checkpoint, what is said of it, and what a damaged one leads to."""
 
+import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,8 @@ from pretrain.config import Recipe
 from pretrain.errors import DataError, UsageError
 from pretrain.faults.small import CUT, contents, make_optimizer, state_at
 from pretrain.optim import LossScaleState, NoiseScale, ShardedOptimizer, Validations
-from pretrain.resume import Resumption
+from pretrain.resume import Resumption, earlier_cut
+from tests.checkpoint.saved import OLD
 from tests.worlds import run_ranks
 
 FILE = "rank-00000.safetensors"
@@ -331,3 +333,47 @@ def test_two_ranks_come_to_the_same(run: Path) -> None:
     # The second rank's own look at the folder counts for nothing.
     ends = run_ranks(on_two_ranks, 2, run, "elsewhere", {"fall_back": True})
     assert [(end, weights) for end, _, weights in ends] == [("2", expected)] * 2
+
+
+def a_run(folder: Path, *steps: int) -> Path:
+    """With the shipped checkpoint, of two ranks with four rows a step, under the names of these steps."""
+    checkpoints = folder / "checkpoints"
+    for step in steps:
+        saved = Path(shutil.copytree(OLD, checkpoints / f"step-{step:08d}"))
+        manifest = json.loads((saved / "manifest.json").read_text())
+        manifest["state"]["step"] = step
+        (saved / "manifest.json").write_text(json.dumps(manifest))
+    (checkpoints / "latest").write_text(f"step-{max(steps):08d}\n")
+    return folder
+
+
+def test_the_cut_of_what_the_run_goes_on_from(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run", 3)
+    cut = earlier_cut(run, "auto")
+    assert cut is not None and (cut.ranks, cut.global_batch, cut.micro_batch) == (2, 4, 2)
+    assert earlier_cut(tmp_path / "other", str(run / "checkpoints" / "step-00000003")) == cut
+    assert earlier_cut(run, "never") is None
+    assert earlier_cut(tmp_path / "other", "auto") is None
+    assert earlier_cut(tmp_path / "other", str(tmp_path)) is None
+
+
+def test_a_damaged_latest_leaves_it_to_the_older_ones_to_say_the_cut(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run", 2, 3)
+    (run / "checkpoints" / "step-00000003" / "manifest.json").write_text("{")
+    cut = earlier_cut(run, "auto")
+    assert cut is not None and cut.ranks == 2
+
+
+def test_a_job_that_has_saved_nothing_says_the_cut_too(tmp_path: Path) -> None:
+    """By what its first start wrote; what another job, or a user, left there says nothing."""
+    state = json.loads((OLD / "manifest.json").read_text())["state"]
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(state["run_config"] | {"run": state["written_by"], "job": "17"}))
+    cut = earlier_cut(tmp_path, "auto", "17")
+    assert cut is not None and (cut.ranks, cut.global_batch, cut.micro_batch) == (2, 4, 2)
+    for choice, job in (("auto", "18"), ("auto", None), ("never", "17")):
+        assert earlier_cut(tmp_path, choice, job) is None
+    config.write_text(json.dumps(state["run_config"] | {"run": state["written_by"], "job": None}))
+    assert earlier_cut(tmp_path, "auto", None) is None
+    config.write_text('{"job": "17"')
+    assert earlier_cut(tmp_path, "auto", "17") is None

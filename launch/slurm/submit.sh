@@ -17,6 +17,21 @@ for command in sbatch scontrol scancel; do
     fail "there is no $command on $(hostname); expected SLURM's commands, and PATH is $PATH."
 done
 
+signal=${SBATCH_SIGNAL:-}
+stays_held=""
+previous=""
+for argument in "$@"; do
+  case $argument in
+    *.sbatch) break ;;  # what follows is the script's
+    --test-only) exec sbatch "$@" ;;
+    -W | --wait) fail "$argument would wait for a job that is held until it has been looked at; leave it out." ;;
+    -H | --hold) stays_held=yes ;;
+    --signal=*) signal=${argument#*=} ;;
+  esac
+  [[ $previous != --signal ]] || signal=$argument
+  previous=$argument
+done
+
 job=$(sbatch --parsable --hold "$@")
 job=${job%%;*}
 described=$(scontrol show job "$job")
@@ -36,6 +51,7 @@ seconds_of() { # [days-]hours:minutes:seconds; nothing for UNLIMITED
 }
 
 log=$(field StdOut)
+log=${log//4294967294/1}  # what SLURM says for the number of an array's task
 folder=${log%/*}
 [[ -d $folder ]] || refuse "The job's log is $log, and $folder is no folder here; expected one that every node can write to."
 probe=$folder/.writable-$job
@@ -43,11 +59,8 @@ probe=$folder/.writable-$job
   refuse "The job's log is $log, which cannot be written; expected a folder that every node can write to (--output=FILE)."
 
 limit=$(sed -n 's/.* TimeLimit=\([^ ]*\).*/\1/p' <<<"$described" | head -n 1)
-# What was typed holds over what stands in the script.
-signal=$({
-  scontrol write batch_script "$job" - | sed -n 's/^#SBATCH --signal=//p'
-  printf '%s\n' "$@" | sed -n 's/^--signal=//p'
-} | tail -n 1)
+# What was typed, or set, holds over what stands in the script.
+signal=${signal:-$(scontrol write batch_script "$job" - | sed -n 's/^#SBATCH --signal=//p' | tail -n 1)}
 lead=${signal##*@}
 limit_seconds=$(seconds_of "$limit")
 if [[ $lead =~ ^[0-9]+$ && -n $limit_seconds ]] && ((limit_seconds <= lead)); then
@@ -55,5 +68,5 @@ if [[ $lead =~ ^[0-9]+$ && -n $limit_seconds ]] && ((limit_seconds <= lead)); th
     "expected time to start, train and save: give --time more, or --signal=${signal%@*}@SECONDS less."
 fi
 
-scontrol release "$job"
+[[ -n $stays_held ]] || scontrol release "$job"
 echo "Submitted batch job $job"

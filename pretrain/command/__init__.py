@@ -4,14 +4,16 @@ A command is a module of this room with a `Command` in it, and a place in `COMMA
 What it finds wrong it raises, and `main` says it and gives the exit code of the public contract.
 """
 
-from pretrain.command import export, faults, plan, report, verify
+from pretrain.command import doctor, export, faults, log, plan, report, verify
 from pretrain.command.line import Command, run
 
 COMMANDS: tuple[Command, ...] = (
     plan.COMMAND,
+    doctor.COMMAND,
     verify.COMMAND,
     export.COMMAND,
     report.COMMAND,
+    log.COMMAND,
     faults.COMMAND,
 )
 

@@ -12,12 +12,12 @@ from pretrain.errors import PretrainError, StoppedBySignal, UsageError
 
 @dataclass(frozen=True)
 class Command:
-    """What `python -m pretrain NAME` does."""
+    """What `python -m pretrain NAME` does. `run` may return an exit code; None is 0."""
 
     name: str
     summary: str  # one line
     add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], None]
+    run: Callable[[argparse.Namespace], int | None]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -40,11 +40,12 @@ def run(commands: Sequence[Command], argv: Sequence[str] | None) -> int:
         of_command.set_defaults(run=command.run)
     try:
         arguments, others = parser.parse_known_args(argv)
-        _take(parser, arguments, others)
+        _take(choices.choices.get(arguments.command, parser), arguments, others)
         if arguments.command is None:
             parser.print_help()
         else:
-            arguments.run(arguments)
+            code: int | None = arguments.run(arguments)
+            return code or 0
     except PretrainError as error:
         return _fail(str(error), error.exit_code)
     except BrokenPipeError:  # whoever read the output has enough

@@ -15,7 +15,17 @@ from pretrain.plan import Asked, Rate, make_plan, measured_rate, open_corpus, sa
 from pretrain.plan.document import as_document
 from pretrain.plan.planning import DeviceType
 from pretrain.plan.tables import tables
-from pretrain.run_arguments import DEMO_STORE, add_run_arguments, chosen_store, resolved
+from pretrain.resume import earlier_cut
+from pretrain.run_arguments import (
+    DEMO_STORE,
+    add_output_argument,
+    add_resume_argument,
+    add_run_arguments,
+    chosen_output,
+    chosen_store,
+    resolved,
+    store_origin,
+)
 
 _GIB = 1 << 30
 _FILE_COLUMNS = 150
@@ -23,6 +33,12 @@ _FILE_COLUMNS = 150
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
+    add_output_argument(parser)
+    add_resume_argument(parser)
+    parser.epilog = (
+        "Nothing is written. Of --output and --resume plan takes how batches were cut in the checkpoint that the run "
+        "would go on from, as the run does that goes on with another number of ranks."
+    )
     parser.add_argument("--ranks", metavar="N", type=int, help="of the run (default: the GPUs here, or 1)")
     parser.add_argument("--nodes", metavar="N", type=int, default=1, help="machines that share them")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="of the run (default: what is here)")
@@ -88,7 +104,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
         raise UsageError(
             f"--nodes is {arguments.nodes} but --ranks {ranks}: every machine has a rank at least."
         )
-    config = resolved(arguments, ranks)
+    config = resolved(arguments, ranks, earlier_cut(chosen_output(arguments), arguments.resume))
     per_node = -(-ranks // arguments.nodes)
     return Asked(
         config=config,
@@ -100,6 +116,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
         device=device,
         memory_bytes=_memory(arguments.memory, device, per_node),
         rate=_rate(arguments),
+        store_origin=store_origin(arguments, config.recipe),
     )
 
 

@@ -29,8 +29,9 @@ def nearest_key(key: str, known: list[str]) -> str:
 
 
 def _nearest_name(name: str, keys: list[str], similarity: float) -> str | None:
-    """The key whose last part is most like `name`: sections in common would make any two keys look alike."""
-    by_name = {key.rpartition(".")[2]: key for key in keys}
+    """The key whose last part is most like `name`: sections in common would make any two keys look alike. Of several
+    with the same last part the first: `train.steps` before `profile.steps`."""
+    by_name = {key.rpartition(".")[2]: key for key in reversed(keys)}
     found = get_close_matches(name, by_name, 1, similarity)
     return by_name[found[0]] if found else None
 

@@ -207,6 +207,18 @@ class Log(Section):
     graph_breaks: bool = False
     parameters_every: Annotated[int, Field(ge=0)] = 0  # trust ratios and norms of each parameter; 0: never
     noise_every: Annotated[int, Field(ge=0)] = 0  # the gradient noise scale; 0: never
+    peak_tflops: Annotated[float, Field(gt=0)] | None = (
+        None  # of one device, for MFU; None: where it is known here
+    )
+
+
+class Profile(Section):
+    """A trace of `steps` steps from `from_step` on (None: none), of each of these ranks."""
+
+    from_step: PositiveInt | None = None
+    steps: PositiveInt = 3
+    ranks: list[Annotated[int, Field(ge=0)]] = [0]
+    record_shapes: bool = False
 
 
 class WatchSection(Section):
@@ -230,6 +242,7 @@ class Recipe(Section):
     eval: Eval = Eval()
     checkpoint: Checkpoint = Checkpoint()
     log: Log = Log()
+    profile: Profile = Profile()
     watch: WatchSection = WatchSection()
 
     @property

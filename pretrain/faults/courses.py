@@ -15,7 +15,7 @@ from pretrain.faults.bench import Bench, Way
 from pretrain.faults.row import Red, expect
 from pretrain.faults.world import World, world
 
-_TIMES = ("seconds", "tokens_per_second", "mfu")
+_TIMES = ("seconds", "tokens_per_second", "mfu", "data_wait")
 
 
 @dataclass(frozen=True)

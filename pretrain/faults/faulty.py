@@ -46,7 +46,7 @@ def sleeping(function: Callable[..., Any], fault: dict[str, Any]) -> Callable[..
         nonlocal calls
         calls += 1
         if fault.get("call", calls) == calls:
-            print(f"faulty: {fault['where']}", flush=True)
+            print(f"faulty: {fault['where']}", file=sys.__stdout__, flush=True)  # of any rank
             for _ in range(round(fault["seconds"] / _SLICE_SECONDS)):  # a stopped process sleeps no less
                 time.sleep(_SLICE_SECONDS)
         return function(*args, **kwargs)
@@ -89,7 +89,7 @@ def jump_the_clock(fault: dict[str, Any]) -> None:
         if calls == fault["call"]:
             _replace_everywhere(now, lambda: now() + fault["seconds"])
             _replace_everywhere(now_ns, lambda: now_ns() + round(fault["seconds"] * 1e9))
-            print("faulty: clock", flush=True)
+            print("faulty: clock", file=sys.__stdout__, flush=True)
         return original(*args)
 
     setattr(Loader, "_step_batches", jumped)  # noqa: B010

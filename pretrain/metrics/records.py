@@ -1,8 +1,9 @@
 """One object per optimizer step and one per validation, as the files of a run hold them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from statistics import median_low
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,52 @@ class StepRecord:
     cursor: list[int]
     seconds: float
     tokens_per_second: float
-    mfu: float | None  # of the devices' dense bf16 peak; None where that is not known
+    mfu: (
+        float | None
+    )  # of the devices' dense bf16 peak, or of the one that was said; None where there is none
     global_batch: int
+    data_wait: float | None = None  # share of `seconds` in which ranks waited for their data, mean over ranks
     skipped_because: str | None = None  # of a skipped step: overflow, spike or not finite
     noise: Mapping[str, float | int | None] | None = (
         None  # figures of the gradient noise scale, by name, if measured
     )
+
+
+class Slowest(NamedTuple):
+    """The rank with the most seconds of its own, and how many times those of the median rank they are."""
+
+    rank: int
+    own_seconds: float
+    to_median: float
+
+
+@dataclass(frozen=True)
+class RanksRecord:
+    """The ranks over the `steps` steps up to `step`, of `seconds` each; lists are by rank. Own seconds of a step are
+    those in which a rank was busy itself or waited for its data; None where they are not known. Bytes are the most that
+    a rank has had so far; `memory` is that of rank 0, by name."""
+
+    step: int
+    steps: int
+    seconds: float
+    own_seconds: Sequence[float | None]
+    data_wait_seconds: Sequence[float]
+    peak_bytes: Sequence[int]
+    memory: Mapping[str, int]
+
+    @property
+    def slowest(self) -> Slowest | None:
+        """None where a rank's own seconds are not known, or there is one rank."""
+        return slowest(self.own_seconds)
+
+
+def slowest(own_seconds: Sequence[float | None]) -> Slowest | None:
+    """Of two middle ones the lower is the median: of two ranks, the faster."""
+    known = [each for each in own_seconds if each is not None]
+    if len(known) < len(own_seconds) or len(known) < 2:
+        return None
+    most, median = max(known), median_low(known)
+    return Slowest(known.index(most), most, most / median) if median > 0 else None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""metrics.jsonl, eval.jsonl, samples.jsonl where it is asked for, and TensorBoard."""
+"""metrics.jsonl, eval.jsonl, ranks.jsonl, samples.jsonl where it is asked for, and TensorBoard."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,8 @@ from typing import Any, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
-from pretrain.metrics.records import EvalRecord, StepRecord
+from pretrain.metrics.ranks import hosts_line, ranks_line
+from pretrain.metrics.records import EvalRecord, RanksRecord, StepRecord
 
 
 class MetricsWriter:
@@ -28,12 +29,15 @@ class MetricsWriter:
         tensorboard: Path,
         finished_steps: int,
         log_every: int,
+        ranks: Path | None = None,
     ) -> None:
-        for path in (metrics, evaluations, samples):
+        """`ranks`: where ranks.jsonl lies; None where no hosts and no ranks will be written."""
+        for path in (metrics, evaluations, samples, *([] if ranks is None else [ranks])):
             _keep_lines(path, finished_steps)
         self._metrics, self._evaluations = _appending(metrics), _appending(evaluations)
         self._samples_path = samples
         self._samples: TextIO | None = None
+        self._ranks = None if ranks is None else _appending(ranks)
         self._board = SummaryWriter(tensorboard, purge_step=finished_steps + 1)
         self._log_every = log_every
         self.last_step = finished_steps
@@ -56,10 +60,26 @@ class MetricsWriter:
                 "global_batch",
                 "tokens_per_second",
                 "mfu",
+                "data_wait",
             ):
                 value = getattr(record, name)
                 if value is not None:
                     self._board.add_scalar(f"train/{name}", value, record.step)
+
+    def hosts(self, hosts: Sequence[str]) -> None:
+        """Of all ranks, before the first of their lines."""
+        if self._ranks is not None:
+            _write(self._ranks, hosts_line(self.last_step, hosts))
+
+    def ranks(self, record: RanksRecord) -> None:
+        """The ranks over some steps."""
+        if self._ranks is None:
+            return
+        line = ranks_line(record)
+        _write(self._ranks, line)
+        figures = {"data_wait_max": line["data_wait"], "slowest_rank": line["slowest_rank"]}
+        self._add_scalars("ranks", figures | {"slowest_to_median": line["to_median"]}, record.step)
+        self._add_scalars("memory", {**record.memory, "peak_bytes_max": max(record.peak_bytes)}, record.step)
 
     def parameters(self, step: int, figures: Mapping[str, Mapping[str, float]]) -> None:
         """By kind and parameter, what an optimizer step was for each parameter; and the mean of each kind."""
@@ -102,7 +122,7 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Ends all files."""
-        for file in (self._metrics, self._evaluations, self._samples):
+        for file in (self._metrics, self._evaluations, self._samples, self._ranks):
             if file is not None:
                 file.close()
         self._board.close()

@@ -53,6 +53,7 @@ class Asked:
     device: DeviceType
     memory_bytes: int | None
     rate: Rate | None
+    store_origin: str | None = None  # where it is not the recipe that names the store
 
     @property
     def ranks_per_node(self) -> int:
@@ -128,7 +129,7 @@ def make_plan(asked: Asked, corpus: Corpus) -> Plan:
             libraries.close()
     return Plan(
         asked=asked,
-        settings=settings_of(asked.config, asked.ds_config),
+        settings=settings_of(asked.config, asked.ds_config, asked.store, asked.store_origin),
         cut=cut,
         parameters=count_parameters(model),
         rows=rows,

@@ -30,10 +30,10 @@ _KEPT: Mapping[tuple[BackendName, int], tuple[float, float]] = MappingProxyType(
         ("deepspeed", 1): (8.0, 0.5),
         ("deepspeed", 2): (6.4, 0.8),
         ("deepspeed", 3): (9.0, 2.5),
-        ("fsdp", 0): (12.0, 0.2),
-        ("fsdp", 1): (10.0, 1.4),
+        ("fsdp", 0): (2.4, 2.7),
+        ("fsdp", 1): (2.3, 3.2),
         ("fsdp", 2): (4.8, 3.6),
-        ("fsdp", 3): (5.2, 5.1),
+        ("fsdp", 3): (1.5, 6.2),
     }
 )
 _FILLED = 0.45  # of the bytes of activations

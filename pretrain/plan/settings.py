@@ -23,12 +23,18 @@ class Setting:
     origin: str
 
 
-def settings_of(config: RunConfig, ds_config: Path | None) -> tuple[Setting, ...]:
-    """All keys of the recipe, then those that the ds_config says and that are not the recipe's."""
+def settings_of(
+    config: RunConfig, ds_config: Path | None, store: Path | None, store_origin: str | None
+) -> tuple[Setting, ...]:
+    """All keys of the recipe, then those that the ds_config says and that are not the recipe's. `store`: the one that
+    is read, in the place of the recipe's where another than the recipe names it (`store_origin`)."""
     origins = config.origins
     recipe = [
         Setting(key, value, _origin_of(key, origins)) for key, value in _values(config.recipe.model_dump())
     ]
+    if store_origin is not None:
+        used = Setting("data.store", str(store), store_origin)
+        recipe = [used if each.key == used.key else each for each in recipe]
     said = dict(_said(config.engine))
     engine = []
     for key, value in _values(config.engine.model_dump()):

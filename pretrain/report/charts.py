@@ -7,10 +7,12 @@ import numpy as np
 
 from pretrain.report.axes import figure
 from pretrain.report.curves import Curve
+from pretrain.report.ranks import Ranks
 from pretrain.report.training import HeldOut, Training
 
 # From so many times the lowest value on, equal factors get equal heights.
 LOG_FROM_RATIO = 30.0
+OF_RANKS = "ranks"  # the source whose charts are a section of their own
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,22 @@ KINDS = (
     Kind("global_batch", "Global batch", "rows per step", from_zero=True),
     Kind("noise_scale", "Gradient noise scale", "rows", may_be_log=True),
     Kind("trust_ratio", "Trust ratios", "mean over parameters", may_be_log=True, source="ratios"),
+    Kind(
+        "data_wait",
+        "Data wait",
+        "largest share of a step over ranks",
+        noisy=True,
+        from_zero=True,
+        source=OF_RANKS,
+    ),
+    Kind(
+        "to_median",
+        "Slowest rank",
+        "times the median rank's own time",
+        noisy=True,
+        from_zero=True,
+        source=OF_RANKS,
+    ),
 )
 
 
@@ -84,12 +102,16 @@ class Chart:
 
 
 def charts_of(
-    trainings: Sequence[Training], held_out: Sequence[HeldOut], ratios: Sequence[Curve | None]
+    trainings: Sequence[Training],
+    held_out: Sequence[HeldOut],
+    ratios: Sequence[Curve | None],
+    ranks: Sequence[Ranks],
 ) -> list[Chart]:
     """All that any run has a curve for."""
     sources: Mapping[str, list[Mapping[str, Curve]]] = {
         "training": [training.curves for training in trainings],
         "held_out": [found.curves for found in held_out],
+        OF_RANKS: [found.curves for found in ranks],
         "ratios": [{} if curve is None else {"trust_ratio": curve} for curve in ratios],
     }
     found = []
@@ -123,18 +145,18 @@ def _says_nothing(kind: Kind, series: Sequence[Series]) -> bool:
 
 def _words(kind: Kind, series: Series) -> str:
     """The curve for those who cannot see it."""
-    curve, front = series.curve, series.front
-    finite = np.flatnonzero(np.isfinite(front))
-    if not len(finite):
+    curve = series.curve
+    (first, begin), (last, end) = curve.begin, curve.end
+    if first < 0:
         return "no finite value"
-    first, last = finite[0], finite[-1]
     lowest, highest = np.nanargmin(curve.low), np.nanargmax(curve.high)
-    step = curve.x["step"]
-    parts = [
-        f"from {figure(front[first])} at step {step[first]:,.0f} to {figure(front[last])} at step {step[last]:,.0f}",
-        f"lowest {figure(curve.low[lowest])} {_at(curve, lowest)}",
-        f"highest {figure(curve.high[highest])} {_at(curve, highest)}",
-    ]
+    parts = [f"{figure(begin)} at step {first:,}"]
+    if last > first:
+        parts = [
+            f"from {parts[0]} to {figure(end)} at step {last:,}",
+            f"lowest {figure(curve.low[lowest])} {_at(curve, lowest)}",
+            f"highest {figure(curve.high[highest])} {_at(curve, highest)}",
+        ]
     if series.level is not None and np.isfinite(series.level.middle).any():
         levels = series.level.middle[np.isfinite(series.level.middle)]
         parts.append(f"{kind.level_title} {figure(levels[-1])}")

@@ -2,13 +2,14 @@
 
 1. consecutive lines go into buckets of equal counts, so many that there are at most `points` of them;
 2. a bucket keeps the lowest, the highest and the median of its finite values, and whether any value was not finite;
-3. for a noisy curve a median over neighbouring buckets runs in front.
+3. for a noisy curve a median over neighbouring buckets runs in front;
+4. what is said in words of the first and the last step is kept as it stands in their lines.
 
-A bucket of one line is the line itself, so a short run loses nothing.
+A bucket of one line is the line itself, so a run of no more lines than points loses nothing.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite, nan
 from typing import Any
 
@@ -20,11 +21,15 @@ MIN_WINDOW = 5
 MAX_VALUE = 1e100
 X_KINDS = ("step", "tokens", "seconds")
 
+Place = tuple[int, float]
+NOWHERE: Place = (-1, nan)
+
 
 @dataclass(frozen=True)
 class Curve:
     """Points, [n] each in float64. `x`: by kind, where the bucket ends; `first`: its first step. NaN where a bucket has
-    no finite value; `missing`: it had one that was not finite."""
+    no finite value; `missing`: it had one that was not finite. `begin`, `end`: step and value of the first and the last
+    line that has a finite one; a step of -1 where none has."""
 
     x: Mapping[str, np.ndarray]
     first: np.ndarray
@@ -32,6 +37,8 @@ class Curve:
     middle: np.ndarray
     high: np.ndarray
     missing: np.ndarray
+    begin: Place
+    end: Place
 
     def __len__(self) -> int:
         return len(self.first)
@@ -53,8 +60,15 @@ class Curve:
     def only(self, keep: np.ndarray) -> "Curve":
         """The points that `keep` names, [n] of bool."""
         x = {kind: values[keep] for kind, values in self.x.items()}
-        columns = (self.first, self.low, self.middle, self.high, self.missing)
-        return Curve(x, *(values[keep] for values in columns))
+        return replace(
+            self,
+            x=x,
+            first=self.first[keep],
+            low=self.low[keep],
+            middle=self.middle[keep],
+            high=self.high[keep],
+            missing=self.missing[keep],
+        )
 
 
 class Buckets:
@@ -64,6 +78,8 @@ class Buckets:
         self._per_bucket = max(1, -(-lines // points))
         self._values: dict[str, list[float]] = {name: [] for name in columns}
         self._missing = dict.fromkeys(columns, False)
+        self._begins: dict[str, Place] = {}
+        self._ends: dict[str, Place] = {}
         self._first: float = nan
         self._place: dict[str, float] = {}
         self._count = 0
@@ -79,6 +95,8 @@ class Buckets:
                 value = number(line[name])
                 if isfinite(value):
                     values.append(value)
+                    self._ends[name] = (int(place["step"]), value)
+                    self._begins.setdefault(name, self._ends[name])
                 else:
                     self._missing[name] = True
         if self._count == self._per_bucket:
@@ -93,7 +111,8 @@ class Buckets:
         found = {}
         for name in self._values:
             low, middle, high, missing = (np.array([row[name][i] for row in self._rows]) for i in range(4))
-            curve = Curve(x, first, low, middle, high, missing.astype(bool))
+            ends = self._begins.get(name, NOWHERE), self._ends.get(name, NOWHERE)
+            curve = Curve(x, first, low, middle, high, missing.astype(bool), *ends)
             keep = np.isfinite(middle) | curve.missing if len(middle) else np.zeros(0, bool)
             if keep.any():
                 found[name] = curve.only(keep)

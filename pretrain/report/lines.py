@@ -14,12 +14,12 @@ _BLOCK_BYTES = 1 << 20
 
 
 def count_lines(path: Path) -> int:
-    """0 where the file is not there. Raises DataError where it is no regular file."""
+    """Those that `read_lines` may give; 0 where the file is not there. Raises DataError where it is no regular file."""
     if not _is_there(path):
         return 0
     with open(path, "rb") as file:
         blocks = iter(lambda: file.read(_BLOCK_BYTES), b"")
-        return sum(block.count(b"\n") for block in blocks) + 1
+        return sum(block.count(b"\n") for block in blocks)
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any] | None]:

@@ -19,19 +19,20 @@ from markupsafe import Markup
 from pretrain import __version__
 from pretrain.errors import DataError, UsageError
 from pretrain.report.about import About, differences, read_runs, whole_config
-from pretrain.report.charts import charts_of
+from pretrain.report.charts import OF_RANKS, charts_of
 from pretrain.report.drawing import HEIGHT, WIDTH, drawn, ends_of
 from pretrain.report.happened import KINDS, Event, events_of, shortened
+from pretrain.report.ranks import Ranks, read_ranks
 from pretrain.report.ratios import read_trust_ratios
-from pretrain.report.tables import RunFound, data_table, final_table, runs_table
+from pretrain.report.tables import RunFound, data_table, final_table, ranks_table, runs_table
 from pretrain.report.training import SKIPPED, HeldOut, Training, read_held_out, read_training
 
 HERE = Path(__file__).parent
 MARK = "<!doctype html>\n<!-- made by python -m pretrain report -->"
 MAX_CONFIG_CHARACTERS = 160_000  # of all runs
 MAX_EVENTS = 480  # listed, of all runs
-# Points of a curve by the number of runs on the page.
-_POINTS = ((2, 400), (4, 240), (8, 120))
+# Points of a curve; of all runs' curves in a chart.
+MAX_POINTS, MAX_POINTS_OF_ALL = 400, 1280
 
 
 def write_report(paths: Sequence[Path], output: Path) -> int:
@@ -39,9 +40,10 @@ def write_report(paths: Sequence[Path], output: Path) -> int:
 
     Raises UsageError for what is no run or an output that is something else, OSError where it cannot be written.
     """
+    known = read_runs(paths)
     _check(output)
-    points = next(points for most, points in _POINTS if len(paths) <= most or most == _POINTS[-1][0])
-    runs = [_found(about, points) for about in read_runs(paths)]
+    points = min(MAX_POINTS, MAX_POINTS_OF_ALL // len(known))
+    runs = [_found(about, points) for about in known]
     content = page_of(runs).encode("utf-8", errors="replace")
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
     try:
@@ -55,7 +57,10 @@ def write_report(paths: Sequence[Path], output: Path) -> int:
 def page_of(runs: Sequence[RunFound]) -> str:
     """The page."""
     charts = charts_of(
-        [run.training for run in runs], [run.held_out for run in runs], [run.ratios for run in runs]
+        [run.training for run in runs],
+        [run.held_out for run in runs],
+        [run.ratios for run in runs],
+        [run.ranks for run in runs],
     )
     ends = ends_of(charts)
     last = max(
@@ -83,7 +88,9 @@ def page_of(runs: Sequence[RunFound]) -> str:
             changes=changes,
             more_changes=more_changes,
             configs=[whole_config(run.about, MAX_CONFIG_CHARACTERS // len(runs)) for run in runs],
-            drawings=drawings,
+            ranks_table=ranks_table(runs),
+            drawings=[each for each in drawings if each.chart.kind.source != OF_RANKS],
+            ranks_drawings=[each for each in drawings if each.chart.kind.source == OF_RANKS],
             data={
                 "names": names,
                 "ends": ends,
@@ -105,10 +112,11 @@ def page_of(runs: Sequence[RunFound]) -> str:
 def _found(about: About, points: int) -> RunFound:
     """One run; what is damaged becomes a note on the page."""
     notes = list(about.notes)
-    training, held_out, events = Training(), HeldOut(), list[Event]()
+    training, held_out, ranks, events = Training(), HeldOut(), Ranks(), list[Event]()
     try:
         training = read_training(about.folder, points)
         held_out = read_held_out(about.folder, training, points)
+        ranks = read_ranks(about.folder, training, points)
         events = events_of(about.folder, training)
     except DataError as error:
         notes.append(str(error))
@@ -116,7 +124,12 @@ def _found(about: About, points: int) -> RunFound:
         notes.append(
             "There is no step in metrics.jsonl yet: the run has just begun, or ended before its first step."
         )
-    for name, damaged in (("metrics.jsonl", training.damaged), ("eval.jsonl", held_out.damaged)):
+    files = {
+        "metrics.jsonl": training.damaged,
+        "eval.jsonl": held_out.damaged,
+        "ranks.jsonl": ranks.damaged,
+    }
+    for name, damaged in files.items():
         if damaged:
             lines = "line is" if damaged == 1 else "lines are"
             notes.append(f"{damaged:,} {lines} damaged or out of order in {name}, and left out.")
@@ -128,7 +141,7 @@ def _found(about: About, points: int) -> RunFound:
     if training.steps and not about.folder.events.exists():
         notes.append("There is no events.jsonl, so starts and stops are not known.")
     ratios = read_trust_ratios(about.folder.tensorboard, training, points) if _logs_ratios(about) else None
-    return RunFound(about, training, held_out, ratios, events, notes)
+    return RunFound(about, training, held_out, ratios, ranks, events, notes)
 
 
 def _logs_ratios(about: About) -> bool:

@@ -7,7 +7,7 @@ from statistics import fmean
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
-from pretrain.report.curves import Curve, number
+from pretrain.report.curves import NOWHERE, Curve, number
 from pretrain.report.training import Training, places_of
 
 _PREFIX = "trust_ratio/"
@@ -37,4 +37,8 @@ def read_trust_ratios(board: Path, training: Training, points: int) -> Curve | N
     rows = [[value for value in by_step[step] if np.isfinite(value)] or [np.nan] for step in steps.tolist()]
     low, high = np.array([min(row) for row in rows]), np.array([max(row) for row in rows])
     middle = np.array([fmean(row) for row in rows])
-    return Curve(places_of(training, steps), steps, low, middle, high, np.isnan(middle))
+    finite = [
+        (int(step), float(value)) for step, value in zip(steps, middle, strict=True) if np.isfinite(value)
+    ]
+    ends = (finite[0], finite[-1]) if finite else (NOWHERE, NOWHERE)
+    return Curve(places_of(training, steps), steps, low, middle, high, np.isnan(middle), *ends)

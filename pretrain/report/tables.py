@@ -13,6 +13,7 @@ from pretrain.report.about import About, described, last_written
 from pretrain.report.axes import NOTHING, duration, figure
 from pretrain.report.curves import Curve, number
 from pretrain.report.happened import Event
+from pretrain.report.ranks import Ranks, figures_of
 from pretrain.report.training import Extremes, HeldOut, Training
 
 MAX_STORES = 16
@@ -26,6 +27,7 @@ class RunFound:
     training: Training
     held_out: HeldOut
     ratios: Curve | None
+    ranks: Ranks
     events: Sequence[Event]
     notes: Sequence[str]
 
@@ -104,6 +106,13 @@ def final_table(runs: Sequence[RunFound]) -> list[Row]:
         },
     )
     return [row for row in rows if any(value != NOTHING for value in row[1])] + _stores(runs)
+
+
+def ranks_table(runs: Sequence[RunFound]) -> list[Row]:
+    """The ranks of each run beside each other; empty where no run has compared them."""
+    found = [figures_of(run.ranks) for run in runs]
+    names = dict.fromkeys(name for each in found for name in each)
+    return [(name, [each.get(name, NOTHING) for each in found]) for name in names]
 
 
 def _table(runs: Sequence[RunFound], figures: dict[str, Callable[[RunFound], str]]) -> list[Row]:

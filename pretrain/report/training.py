@@ -152,7 +152,7 @@ def read_held_out(folder: RunFolder, training: Training, points: int) -> HeldOut
     """All validations; where they lie in tokens and seconds is read off the training. Raises DataError, OSError."""
     found, losses = HeldOut(), Extremes()
     buckets = Buckets(HELD_OUT, count_lines(folder.evaluations), points)
-    place_of = _places(training)
+    place_of = place_at(training)
     for line in read_lines(folder.evaluations):
         step = None if line is None else line.get("step")
         if line is None or type(step) is not int or not 0 <= step < MAX_STEP:
@@ -170,12 +170,13 @@ def read_held_out(folder: RunFolder, training: Training, points: int) -> HeldOut
 
 def places_of(training: Training, steps: np.ndarray) -> dict[str, np.ndarray]:
     """By kind of x, where these steps lie."""
-    place_of = _places(training)
+    place_of = place_at(training)
     places = [place_of(int(step)) for step in steps]
     return {kind: np.array([place[kind] for place in places]) for kind in ("step", "tokens", "seconds")}
 
 
-def _places(training: Training) -> Any:
+def place_at(training: Training) -> Any:
+    """What says of a step where it lies, by kind of x."""
     curve = training.curves.get("lr") or next(iter(training.curves.values()), None)
 
     def place_of(step: int) -> dict[str, float]:

@@ -147,19 +147,21 @@ class Watch:
 
     def say(self, error: PretrainError) -> int:
         """Says a user's error or a stop once for all ranks; the exit code. Rank 0 goes first: where all met the same
-        error, another rank says nothing; one that met it alone says so after a while."""
+        error, another rank says nothing; one that met it alone says so after a while. One that its launcher told to end
+        before it had joined is not alone: rank 0 has ended."""
         rank, beats = self._place.rank, self._beats
+        is_last = rank != 0 and beats is None and self.stop.signal_name is not None
         text = f"error: {error}" if rank == 0 else f"error: rank {rank}: {error}"
         self.activity.now(ENDING)
         self.stop.end_listening(None if rank == 0 else error.exit_code)  # rank 0 has yet to speak
         with self._ending:
             alone = UNJOINED_SECONDS if beats is None else ALONE_SECONDS
-            deadline = monotonic() + alone * (rank != 0)
+            deadline = monotonic() + alone * (rank != 0 and not is_last)
             while monotonic() < deadline and not (beats and (beats.end or self._is_out_of_contact(beats))):
                 sleep(self._options.interval / 4)
             own = End(rank, error.exit_code, str(error), False)
             end = (beats and beats.end) or ending.settle(own, beats, self._folder)
-            if end == own and (rank == 0 or not isinstance(error, StoppedBySignal)):
+            if end == own and (rank == 0 or not (is_last or isinstance(error, StoppedBySignal))):
                 ending.say(text)
             self._linger()
         return error.exit_code

@@ -113,7 +113,9 @@ def test_naive_lamb(cache: Path) -> None:
 
 
 @pytest.mark.slow
-def test_large_batch(cache: Path) -> None:
+def test_large_batch(cache: Path, in_full: bool) -> None:
+    if not in_full:
+        pytest.skip("in full: four runs, and a store of the demo text")
     found, printed = quick("large_batch", cache)
     tried = {(run["optimizer"], run["batch"]): run for run in found["runs"]}
     assert list(tried) == [("lamb", 64), ("lamb", 128), ("adamw", 64), ("adamw", 128)]
@@ -164,3 +166,12 @@ def test_gpu(cache: Path) -> None:
     assert ours["rate"] > 0 and trainer["rate"] > 0, trainer.get("not_run")
     assert ours["trials"][0]["flops_per_second"] > 0
     assert found["ceilings"]["product_flops"] > 0 and "GB/s" in printed
+
+
+@pytest.mark.slow
+def test_plan_memory(cache: Path) -> None:
+    found, printed = quick("plan_memory", cache)
+    (cell,) = found["cells"]
+    assert len(cell["measured_by_rank"]) == 2 and cell["measured"] == max(cell["measured_by_rank"])
+    assert abs(cell["ratio"] - 1) < 0.1
+    assert "plan / measured" in printed

@@ -1,4 +1,4 @@
-"""A small checkpoint: an optimizer over hand-made shards, saved by one rank."""
+"""Checkpoints: of an optimizer over hand-made shards, saved by one rank; and the one of version 1 that is shipped."""
 
 import json
 from pathlib import Path
@@ -11,6 +11,7 @@ from pretrain.files import sealed
 from pretrain.optim import ShardedOptimizer
 
 KEEP = 2
+OLD = Path(__file__).parent / "version_1" / "step-00000003"
 
 
 def save(checkpoints: Path, step: int, optimizer: ShardedOptimizer | None = None) -> Path:

@@ -18,11 +18,11 @@ from pretrain.checkpoint import CheckpointManifest, export_model, load_checkpoin
 from pretrain.optim import LambOptions, ShardedOptimizer
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
 from tests.checkpoint.by_hand import read_parameters, read_tensors
+from tests.checkpoint.saved import OLD
 from tests.end_to_end.runs import pretrain
 from tests.worlds import ROOT
 
 HERE = Path(__file__).parent
-OLD = HERE / "version_1" / "step-00000003"
 OLD_STORE = ROOT / "tests/data/store/version_1"
 SAVED_STEP, STEPS = 3, 6
 # Another processor or release of torch may round otherwise; three steps on, a lost moment is off by a tenth.

@@ -1,6 +1,7 @@
 """`plan` as a user types it: tables, JSON, the samples of a real run, its files and its memory, bad input."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from tests.benchmarks import plan_memory
 from tests.benchmarks.plan_memory import Cell
+from tests.checkpoint.saved import OLD
 from tests.command.runs import STORE, command
 from tests.plan.stores import planned
 from tests.worlds import ROOT
@@ -43,6 +45,46 @@ def test_every_key_has_its_origin(capsys: pytest.CaptureFixture[str], tmp_path: 
     origin = f"ds_config {ds_config} (train_micro_batch_size_per_gpu)"
     assert settings["train.micro_batch"] == {"value": 4, "origin": origin}
     assert settings["ds_config zero_optimization.stage"]["value"] == 1
+
+
+def test_the_store_stands_in_the_table_with_who_said_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of command line and recipe the former counts; without either it is the demo store."""
+    model, said = "model.preset=bert-tiny", f"data.store={STORE}"
+    by_option = {"value": str(STORE), "origin": "command line --data"}
+    assert planned(capsys, *RUN)["settings"]["data.store"] == by_option
+    assert planned(capsys, *RUN, "data.store=nowhere")["settings"]["data.store"] == by_option
+    by_recipe = {"value": str(STORE), "origin": f"command line '{said}'"}
+    assert planned(capsys, model, said)["settings"]["data.store"] == by_recipe
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "demo-store").symlink_to(STORE)
+    monkeypatch.chdir(tmp_path)
+    demo = {"value": "runs/demo-store", "origin": "the demo store, as none is named"}
+    assert planned(capsys, model)["settings"]["data.store"] == demo
+
+
+def test_it_takes_the_arguments_of_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A run of two ranks lies there, of four rows a step: on one rank it would keep them, and anew it would not."""
+    saved = Path(shutil.copytree(OLD, tmp_path / "run" / "checkpoints" / OLD.name))
+    manifest = json.loads((saved / "manifest.json").read_text())
+    said = {"train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 1}
+    manifest["state"]["run_config"]["ds_config"] |= said
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "ds.json").write_text(json.dumps(said))
+    typed = (
+        *RUN,
+        "--ds_config",
+        tmp_path / "ds.json",
+        "--output",
+        tmp_path / "run",
+        "--backend=fsdp",
+        "--ranks=1",
+    )
+    cuts = [planned(capsys, *typed, *more)["engine"] for more in ((), ("--resume=never",))]
+    assert [(cut["micro_batch"], cut["accumulation"]) for cut in cuts] == [(2, 2), (2, 1)]
+    assert command("plan", *typed, "--resume", saved, "--ranx") == 2
+    assert "unrecognized arguments: --ranx; `python -m pretrain plan --help`" in capsys.readouterr().err
 
 
 def test_a_job_of_a_thousand_ranks(capsys: pytest.CaptureFixture[str]) -> None:

@@ -199,6 +199,7 @@ SHARED: Mapping[str, Case] = {
     "output below a file": Case(
         ("--output", "tiny.json/run"), 2, ("--output tiny.json/run cannot be written",)
     ),
+    "output is empty": Case(("--output", ""), 2, ("--output: is empty; expected a path",)),
     "output is a file": Case(("--output", "tiny.json"), 2, ("--output tiny.json cannot be written",)),
 }
 

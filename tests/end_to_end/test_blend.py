@@ -10,7 +10,7 @@ import pytest
 from pretrain.faults.tiny import write_tiny_store
 from tests.end_to_end.runs import error_of, launcher, pretrain_each, write_model
 
-_TIMES = ("seconds", "tokens_per_second", "mfu")
+_TIMES = ("seconds", "tokens_per_second", "mfu", "data_wait")
 STEPS, GLOBAL_BATCH, EVAL_ROWS = 8, 4, 6
 BLEND = """
 [[data.blend]]

@@ -33,7 +33,7 @@ METRICS_KEYS = {
         "samples",
         "tokens",
     ),
-    *("cursor", "seconds", "tokens_per_second", "mfu", "global_batch"),
+    *("cursor", "seconds", "tokens_per_second", "mfu", "global_batch", "data_wait"),
 }
 EVAL_KEYS = {"step", "mlm_loss", "mask_only_loss", "unigram_entropy", "mlm_accuracy", "nsp_accuracy"}
 
@@ -77,8 +77,8 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 def assert_is_a_whole_run(run: Path, store: Path, num_steps: int = 3) -> None:
     """What the contract says of a run folder."""
     names = {path.name for path in run.iterdir()}
-    files = {"config.json", "metrics.jsonl", "eval.jsonl", "finished"}
-    assert names == files | {"tensorboard", "checkpoints", "model"}
+    files = {"config.json", "metrics.jsonl", "eval.jsonl", "events.jsonl", "ranks.jsonl", "finished"}
+    assert names == files | {"tensorboard", "checkpoints", "model", "logs"}
     config = json.loads((run / "config.json").read_text())
     assert config["recipe"]["train"]["steps"] == num_steps
     assert config["recipe"]["optimizer"]["eps"] == 1e-6  # a default, spelled out

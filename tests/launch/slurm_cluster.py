@@ -64,7 +64,7 @@ SchedulerParameters=bf_interval=1,sched_interval=1,sched_min_interval=0,batch_sc
 SlurmdParameters=config_overrides
 ReturnToService=2
 SlurmdTimeout={down}
-KillWait=5
+KillWait=15
 MpiDefault=none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none

@@ -160,6 +160,60 @@ def test_a_port_in_use_is_passed_over(cluster: Cluster) -> None:
     assert cluster.noted("rank-0")[-1].startswith(f"node-a:{FIRST_PORT + JOB % 12_000 + 1} ")
 
 
+def test_a_port_that_was_asked_for_and_is_taken_is_said(cluster: Cluster) -> None:
+    """The other nodes would talk to whoever listens there."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = str(listening.getsockname()[1])
+        result = cluster.batch(codes="0 0 0 0", MASTER_PORT=port)
+    assert (result.returncode, cluster.noted("srun-arguments")) == (2, [])
+    assert f"error: MASTER_PORT is {port}, where another process of " in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("RANKS_PER_NODE", "0", "RANKS_PER_NODE is '0'; expected a number from 1 on"),
+        ("RANKS_PER_NODE", "two", "RANKS_PER_NODE is 'two'; expected a number from 1 on"),
+        ("MAX_STARTS", "0", "MAX_STARTS is '0'; expected a number from 1 on"),
+        ("PYTHON", "/nope/python", "there is no interpreter /nope/python on"),
+        ("PYTHON", "", "there is no interpreter .venv/bin/python on"),
+    ],
+)
+def test_a_variable_that_no_job_can_run_with_is_said(
+    cluster: Cluster, variable: str, value: str, said: str
+) -> None:
+    result = cluster.batch(codes="0 0 0 0", **{variable: value})
+    assert (result.returncode, cluster.noted("srun-arguments")) == (2, [])
+    assert result.stderr.count("error: ") == 1 and said in result.stderr
+
+
+def test_where_a_job_begins_is_behind_it_when_it_has_saved(cluster: Cluster) -> None:
+    """`--resume` with a path, or never, holds for the starts before that; what is typed last holds."""
+    typed = ["--resume", "other/checkpoints/step-00000250", "--output", "runs/mine/"]
+    for state, expected in (
+        (None, typed),
+        ("10", [*typed, "--resume", "auto"]),
+        ("20", [*typed, "--resume", "auto"]),
+    ):
+        if state is not None:
+            (cluster.log / "runs/mine/checkpoints").mkdir(parents=True, exist_ok=True)
+            (cluster.log / "runs/mine/checkpoints/latest").write_text(f"step-{state}\n")
+        assert cluster.batch(*typed, codes="75 75 75 75").returncode == 75
+        assert cluster.noted("rank-3")[1:-1] == expected
+    # Another job begins where it was told to.
+    cluster.batch(*typed, codes="75 75 75 75", SLURM_JOB_ID="4712")
+    assert cluster.noted("rank-3")[1:-1] == typed
+
+
+def test_a_start_that_was_refused_leaves_nothing(cluster: Cluster) -> None:
+    assert cluster.batch("--output=runs/new", codes="2 2 2 2").returncode == 2
+    assert not (cluster.log / "runs" / "new").exists()
+    (cluster.log / "runs" / "old").mkdir()
+    (cluster.log / "runs" / "old" / "config.json").write_text("{}")
+    assert cluster.batch("--output=runs/old", codes="2 2 2 2").returncode == 2
+    assert os.listdir(cluster.log / "runs" / "old") == ["config.json"]
+
+
 def test_gpus_of_the_node_are_the_default_number_of_ranks(cluster: Cluster) -> None:
     cluster.batch(codes="0 0 0 0 0 0", RANKS_PER_NODE="", SLURM_GPUS_ON_NODE="3")
     assert cluster.noted("rank-5")[-1].endswith(" 5/6 2/3")

@@ -24,8 +24,9 @@ if [[ $ENDS == saved ]]; then
   (($(wc -l < "$run/starts") < 3)) || exit 0
   wc -l < "$run/starts" > "$run/checkpoints/latest"
 fi
-if [[ $ENDS == deaf ]]; then
-  trap '' TERM USR1
+if [[ $ENDS == unsaved ]]; then
+  trap '' USR1
+  trap 'exit 75' TERM
   for _ in {1..900}; do sleep 0.1; done
 fi
 exit 75
@@ -92,10 +93,26 @@ def test_a_time_limit_that_comes_before_the_save_is_said(
 ) -> None:
     if not in_full:
         pytest.skip("in full: SLURM's shortest limit is a minute")
-    job, log = submit(slurm, checkout, "deaf", "--time=1", "--signal=USR1@20")
+    job, log = submit(slurm, checkout, "unsaved", "--time=1", "--signal=USR1@20")
     assert slurm.wait_for_end(job, 180, log=log) == "TIMEOUT"
     (error,) = errors(log.read_text())
     assert f"job {job} came to its time limit, 00:01:00, before it had saved" in error
+
+
+@pytest.mark.parametrize("option", ["--batch", "--full"])
+def test_a_signal_to_the_script_reaches_the_ranks(
+    slurm: SlurmCluster, checkout: Path, python: Path, option: str, in_full: bool
+) -> None:
+    """As of `--signal=B:USR1@...`."""
+    if option == "--full" and not in_full:
+        pytest.skip("in full: the signal comes twice")
+    job, log = submit(slurm, checkout, "when-told", "--nodes=2")
+    slurm.wait_until(lambda: starts(checkout) == 2, "both ranks to start", log=log)
+    slurm.run("scancel", option, "--signal=USR1", job)
+    slurm.wait_until(
+        lambda: f"Job {job} has saved its state and is queued again." in log.read_text(), "a requeue", log=log
+    )
+    slurm.run("scancel", job)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +125,9 @@ def test_a_time_limit_that_comes_before_the_save_is_said(
             ["--time=3", "--signal=USR1@600"],
             ["time limit is 180 s", "save 600 s before", "--signal=USR1@SECONDS"],
         ),
+        (["--time", "3", "--signal", "B:USR1@300"], ["save 300 s before", "--signal=B:USR1@SECONDS"]),
+        (["--array=1-2", "--output=nodir-%a/log"], ["nodir-1 is no folder"]),
+        (["--wait"], ["--wait would wait for a job that is held"]),
     ],
 )
 def test_what_cannot_go_well_is_refused_before_it_starts(
@@ -123,13 +143,24 @@ def test_what_cannot_go_well_is_refused_before_it_starts(
 
 def test_what_can_is_submitted(slurm: SlurmCluster, checkout: Path, python: Path) -> None:
     env = {"PYTHON": str(python), "ENDS": "saved", "MAX_STARTS": "9"}
-    typed = ("bash", "launch/slurm/submit.sh", "--job-name=a name", "--time=1:00:00")
+    env["SBATCH_SIGNAL"] = "USR1@10"
+    typed = ("bash", "launch/slurm/submit.sh", "--job-name", "a name", "--time", "1")
     (checkout / "runs" / "mine" / "starts").write_text("\n\n")
     said = slurm.run(
         *typed, "launch/slurm/pretrain.sbatch", "--output=runs/mine", cwd=checkout, env=env
     ).stdout
     job = said.removeprefix("Submitted batch job ").strip()
     assert slurm.wait_for_end(job) == "COMPLETED"
+
+
+def test_a_job_is_tried_or_held_as_sbatch_does(slurm: SlurmCluster, checkout: Path, python: Path) -> None:
+    script = ("launch/slurm/pretrain.sbatch", "--output=runs/mine", "--wait")  # the script's own
+    tried = slurm.run("bash", "launch/slurm/submit.sh", "--test-only", *script, cwd=checkout)
+    assert "to start at" in tried.stderr and "Submitted" not in tried.stdout
+    held = slurm.run("bash", "launch/slurm/submit.sh", "-H", *script, cwd=checkout).stdout
+    job = held.removeprefix("Submitted batch job ").strip()
+    assert (slurm.state(job), slurm.field(job, "Priority")) == ("PENDING", "0")
+    slurm.run("scancel", job)
 
 
 def test_a_job_that_may_not_be_queued_again_says_so(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pretrain.faults.bench import Bench
+from tests.command.runs import STORE
 from tests.launch.slurm_cluster import SlurmCluster
 from tests.worlds import ROOT
 
@@ -46,3 +47,31 @@ def test_the_example_trains_on_two_nodes(
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, STEPS + 1))
     assert json.loads((run / "config.json").read_text())["run"]["ranks"] == 2
+
+
+def test_the_doctor_looks_on_two_nodes(slurm: SlurmCluster, checkout: Path) -> None:
+    """As typed, but for a tiny model. The script of this job asks for no signal, and both nodes have one loopback."""
+    for name in ("runs", "stores"):
+        (checkout / name).mkdir()
+    (checkout / "stores" / "mine").symlink_to(STORE)
+    log = checkout / "log"
+    job = slurm.sbatch(
+        *("--nodes=2", "--ntasks-per-node=1", f"--output={log}", "--wrap"),
+        f"set -eu\n{example('Look first')} model.preset=bert-tiny",
+        cwd=checkout,
+    )
+    assert slurm.wait_for_end(job, log=log) == "COMPLETED", log.read_text()
+    said = log.read_text()
+    for part in (
+        "ok       variables: 2 ranks, 1 on this machine, by srun's variables; meeting at 127.0.0.1:",
+        "ok       places: 2 rank(s) on 2 machine(s), each with a place of its own",
+        "ok       meeting: all 2 rank(s) have come and answered",
+        "ok       names: every machine knows the names of all 2",
+        "ok       all-reduce: all-reduce of 2 ranks: ",
+        "ok       shared: every machine sees what rank 0 writes there",
+        "ok       everywhere: every machine has the same store",
+        f"warning  job: rank 0 on 127.0.0.1: the script of job {job} has no --signal",
+        "\n0 failed, ",
+    ):
+        assert part in said, (part, said)
+    assert list((checkout / "runs").iterdir()) == []

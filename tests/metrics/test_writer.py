@@ -73,7 +73,7 @@ def test_every_step_is_a_line_with_the_names_of_the_contract(tmp_path: Path) -> 
     write(tmp_path, 0, 3, 3.0)
     names = "step loss mlm_loss nsp_loss lr grad_norm loss_scale skipped samples tokens cursor seconds"
     assert [list(line) for line in lines(tmp_path / "metrics.jsonl")] == [
-        [*names.split(), "tokens_per_second", "mfu", "global_batch"]
+        [*names.split(), "tokens_per_second", "mfu", "global_batch", "data_wait"]
     ] * 3
     assert lines(tmp_path / "metrics.jsonl")[1]["cursor"] == [0, 1, 2]
 

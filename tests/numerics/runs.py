@@ -31,7 +31,7 @@ PLACEMENTS: dict[str, dict[str, Any]] = {
     "groups": {"stage": 3, "mics_shard_size": 2},
     "second": {"stage": 3, "zero_hpz_partition_size": 2},
 }
-_TIMES = ("seconds", "tokens_per_second", "mfu")
+_TIMES = ("seconds", "tokens_per_second", "mfu", "data_wait")
 
 
 @dataclass(frozen=True)

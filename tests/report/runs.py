@@ -68,6 +68,23 @@ def validation(step: int) -> dict[str, Any]:
     }
 
 
+def of_ranks(step: int, **other: Any) -> dict[str, Any]:
+    """A line of ranks.jsonl: four ranks, the third of which takes 2.5 times the median rank's time."""
+    own = [0.1, 0.11, 0.25, 0.09]
+    line = {
+        "step": step,
+        "steps": 10,
+        "seconds": 0.25,
+        "data_wait": 0.04 + step / 1e4,
+        "slowest_rank": 2,
+        "to_median": 2.5,
+        "own_seconds": own,
+        "data_wait_seconds": [0.01] * 4,
+        "peak_bytes": [1 << 30, 2 << 30, 3 << 29, 1 << 30],
+    }
+    return line | other
+
+
 def write_run(
     folder: Path,
     steps: int,

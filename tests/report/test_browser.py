@@ -1,15 +1,18 @@
 """The page in a real browser: nothing in its console, nothing asked of a network, no sideways scrolling on a phone, and
 values that can be read off by pointer and by keyboard."""
 
+import base64
 import os
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from matplotlib.image import imread
 
 from pretrain.report import write_report
 from tests.browser import Page, browser, executable
-from tests.report.runs import event, metrics, write_lines, write_run
+from tests.report.runs import event, metrics, of_ranks, write_lines, write_run
 
 READ = "document.querySelector('.chart .read').textContent"
 POINT = """(() => {
@@ -31,6 +34,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         one / "events.jsonl",
         iter([event("start", 0), event("end", 40, code=75, said="x" * 300), event("start", 40)]),
     )
+    hosts = {"step": 0, "hosts": [["a-rather-long-name-of-a-host-" * 3, 0, 3]]}
+    write_lines(one / "ranks.jsonl", iter([hosts, *map(of_ranks, range(10, 301, 10))]))
     write_report([one, two], folder / "page.html")
     return folder / "page.html"
 
@@ -86,6 +91,28 @@ def test_values_are_read_off(page: Page, report: Path) -> None:
     _press(page, "Home", "ArrowRight")
     assert page.value(READ).startswith("1,000 tokens (step 2):")
     assert page.errors == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_dot_at_the_edge_is_whole(page: Page, tmp_path: Path, width: int) -> None:
+    """The only validation is after the last step: as many coloured pixels lie beyond the edge as within."""
+    write_report([write_run(tmp_path / "one", 50)], tmp_path / "page.html")
+    page.open(tmp_path / "page.html", width)
+    # The whole page in one window: a scroll bar that goes with the screenshot would move it.
+    window = {"width": width, "height": 9000, "deviceScaleFactor": 1, "mobile": width < 600}
+    page.call("Emulation.setDeviceMetricsOverride", **window)
+    edge = """(() => {
+        const chart = document.querySelector("[data-chart=held-out-mlm-loss]");
+        const dot = chart.querySelector(".x-step .points").getBoundingClientRect();
+        return [(dot.left + dot.right) / 2 + scrollX, (dot.top + dot.bottom) / 2 + scrollY];
+    })()"""
+    across, down = page.value(edge)
+    clip = {"x": across - 8, "y": down - 8, "width": 16, "height": 16, "scale": 1}
+    shot = page.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)["data"]
+    pixels = imread(BytesIO(base64.b64decode(shot)), format="png")
+    is_blue = pixels[:, :, 2] - pixels[:, :, 0] > 0.3  # as the first run's line is, and the box's edge is not
+    within, beyond = is_blue[:, :8].sum(), is_blue[:, 8:].sum()
+    assert within >= 9 and beyond >= 9, (within, beyond)
 
 
 def _press(page: Page, *keys: str) -> None:

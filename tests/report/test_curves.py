@@ -31,6 +31,20 @@ def test_a_bucket_keeps_the_lowest_the_median_and_the_highest(count: int, points
         assert (curve.x["tokens"][index], curve.x["seconds"][index]) == (10.0 * end, 0.5 * end)
 
 
+@pytest.mark.parametrize(("count", "points"), [(399, 400), (400, 400), (401, 400), (7, 3), (1, 3)])
+def test_a_curve_knows_its_first_and_last_line_as_they_stand(count: int, points: int) -> None:
+    """Whatever bucket they are in; the last line, which never was one, is no reason for buckets of two."""
+    values: list[object] = [float(step) for step in range(1, count + 1)]
+    curve = curve_of(values, points)
+    assert (curve.begin, curve.end) == ((1, 1.0), (count, float(count)))
+    assert curve.is_exact == (count <= points)
+
+
+def test_what_is_not_finite_is_neither_the_first_nor_the_last() -> None:
+    curve = curve_of([None, 7.0, 5.0, math.inf], 2)
+    assert (curve.begin, curve.end) == ((2, 7.0), (3, 5.0))
+
+
 def test_what_is_not_finite_is_a_gap_and_is_marked() -> None:
     values: list[object] = [1.0, 2.0, None, math.inf, 10**400, "3", True, 5.0]
     curve = curve_of(values, 100)

@@ -81,6 +81,27 @@ def test_what_is_read_off_is_what_the_files_say(tmp_path: Path) -> None:
     )
 
 
+def test_what_a_chart_says_of_a_step_is_what_the_file_says_of_it(tmp_path: Path) -> None:
+    """Warm-up and noise: the first and last step are far from the median of their neighbours. One line more than
+    points, as every file has that does not end within a line, makes no pairs of them."""
+    changed = {step: {"lr": 0.01 * min(step / 6, (401 - step) / 400)} for step in range(1, 401)}
+    text = page_of(tmp_path, write_run(tmp_path / "one", 400, changed)).text
+    assert "one: from 0.001667 at step 1 to 2.5e-05 at step 400; lowest 2.5e-05 at step 400;" in text
+    assert f"one: from {loss_at(1):.4g} at step 1 to {loss_at(400):.4g} at step 400; lowest" in text
+
+
+def test_a_curve_of_one_value_is_said_once(tmp_path: Path) -> None:
+    text = page_of(tmp_path, write_run(tmp_path / "one", 60)).text
+    assert "one: 0.25 at step 50\n" in text  # the accuracy, which has no level beside it
+    assert f"one: {loss_at(50) - 0.5:.4g} at step 50; unigram entropy 5.5\n" in text
+
+
+def test_a_short_run_loses_nothing_beside_others(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, 300) for name in ("one", "two", "three", "four")]
+    series = page_of(tmp_path, *runs).figures["charts"]["training-loss"]["series"]
+    assert [each["x"]["step"] for each in series] == [list(range(1, 301))] * 4
+
+
 def test_lines_are_drawn_where_the_numbers_are(tmp_path: Path) -> None:
     page = page_of(tmp_path, write_run(tmp_path / "one", 300))
     chart = page.figures["charts"]["training-lr"]
@@ -287,7 +308,7 @@ def test_the_page_has_an_order_for_those_who_hear_it(tmp_path: Path) -> None:
     # Each chart in words, for each run.
     charts = page.figures["charts"]
     assert page.text.count(": from ") == sum(len(chart["series"]) for chart in charts.values())
-    assert f"one: from {median(loss_at(step) for step in range(1, 4)):.4g} at step 1 to" in page.text
+    assert f"one: from {loss_at(1):.4g} at step 1 to {loss_at(100):.4g} at step 100; lowest" in page.text
 
 
 def test_a_long_run_and_many_runs_make_a_page_of_bounded_size(tmp_path: Path, in_full: bool) -> None:
@@ -299,6 +320,9 @@ def test_a_long_run_and_many_runs_make_a_page_of_bounded_size(tmp_path: Path, in
     page = read(tmp_path / "page.html")
     (loss,) = page.figures["charts"]["training-loss"]["series"]
     assert len(loss["front"]) <= 400 and loss["x"]["step"][-1] == steps
+    rates = [metrics(step)["lr"] for step in (1, steps)]
+    assert f"from {rates[0]:.4g} at step 1 to {rates[1]:.4g} at step {steps:,}" in page.text
+    assert f"from {loss_at(1):.4g} at step 1 to {loss_at(steps):.4g} at step {steps:,}" in page.text
     finite = [loss_at(step) for step in range(1, steps + 1) if step not in changed]
     assert min(loss["low"]) == pytest.approx(min(finite), rel=1e-3)
     assert max(loss["high"]) == pytest.approx(max(finite), rel=1e-3)
@@ -366,6 +390,23 @@ def test_a_run_that_has_just_begun(tmp_path: Path) -> None:
     )
 
 
+def test_without_an_output_the_page_lies_where_it_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of one run in its folder, of several in the current one."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        write_run(tmp_path / name, 20)
+    assert command("report", "one") == 0
+    assert capsys.readouterr().out.startswith("one/report.html: 1 run, ")
+    assert command("report", "one", "two") == 0
+    assert capsys.readouterr().out.startswith("report.html: 2 runs, ")
+    assert read(tmp_path / "one" / "report.html").headings[0] == "one"
+    assert read(tmp_path / "report.html").headings[0] == "one beside two"
+    assert command("report", "nowhere") == 2
+    assert capsys.readouterr().err.startswith("error: nowhere is not a folder")
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, output = write_run(tmp_path / "one", 20), tmp_path / "page.html"
     assert command("report", run, "--output", output) == 0
@@ -383,7 +424,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (("one", "--output", "empty"), "is no earlier report"),
         (("one", "--output", "gone/page.html"), "gone is not a folder"),
         (("one",) * 9 + ("--output", "page.html"), "9 runs are too many"),
-        (("one",), "--output"),
     ],
 )
 def test_refused(
