@@ -185,10 +185,12 @@ def build_loader(
     streams = [row_stream(store, "train", sampling, recipe.seed) for store in corpus.stores]
     name_samples = recipe.log.samples and place.is_first
     if not corpus.is_blend:
-        return Loader(streams[0], Cursor.from_list(cursor), *cut, name_samples=name_samples)
+        return Loader(
+            streams[0], Cursor.from_list(cursor), *cut, name_samples=name_samples, device=request.device
+        )
     blend = BlendStream(streams, corpus.weights, sampling.seq_len)
     position = BlendCursor.from_list(cursor, len(streams))
-    return Loader(blend, position, *cut, name_samples=name_samples)
+    return Loader(blend, position, *cut, name_samples=name_samples, device=request.device)
 
 
 def build_evaluator(

@@ -6,7 +6,6 @@ from math import isfinite
 from time import perf_counter
 
 import torch
-import torch.distributed as dist
 
 from pretrain import comm
 from pretrain.backends.base import Backend, LossWeights, StepResult
@@ -19,7 +18,7 @@ from pretrain.metrics import MetricsWriter, StepRecord, Terminal
 from pretrain.model.compilation import compilation_report
 from pretrain.noise import NoiseProbe, SmallBatch
 from pretrain.optim import Progress, RunLength, ScalingRule, Schedule, scaled_lr
-from pretrain.recording import Totals, step_record
+from pretrain.recording import PendingTotals, Totals, step_record
 from pretrain.rng import key
 from pretrain.signals import StopRequest
 from pretrain.timing import Profile, Timing
@@ -90,10 +89,13 @@ class Loop:
             batches = self.timing.next_of(self.loader)
             small = self._measured_noise(batches, step)
             sums = self._accumulate(batches, step)
+            self.activity.now("adding up losses")
+            # Before the optimizer's step, which waits for the device once: by then they have arrived too.
+            pending = self._adding_up(sums, perf_counter() - began)
             self.activity.now("optimizer step")
             result = self.backend.step(lr := self._rate(done, batches.num_rows))
-            self.activity.now("adding up losses")
-            totals = self._totals(sums, perf_counter() - began)
+            totals = pending.arrived()
+            self.saver.hear(*totals.saves)
             skipped = done.skipped_tokens + (0 if result.skip is None else batches.num_tokens)
             tokens = done.tokens + batches.num_tokens
             done = replace(done, steps=step, tokens=tokens, seconds=totals.clock, skipped_tokens=skipped)
@@ -150,21 +152,12 @@ class Loop:
             sums += self.backend.train_micro_batch(batch.to(self.options.device), weights, last=last)
         return sums
 
-    def _totals(self, sums: torch.Tensor, seconds: float) -> Totals:
+    def _adding_up(self, sums: torch.Tensor, seconds: float) -> PendingTotals:
         """Loss sums over all ranks, whether any rank was asked to stop, and the mean of their clocks, so that they
-        agree on when the time is over; in one all-reduce, by which they also learn how far a save is."""
-        votes = [
-            float(self.stop.signal_name is not None),
-            seconds,
-            *self.saver.report(),
-            self.timing.data_wait,
-        ]
-        table = torch.cat([sums.double(), sums.new_tensor(votes, dtype=torch.float64)])
-        dist.all_reduce(table)
-        mlm_sum, nsp_sum, asked_to_stop, all_seconds, finished, failed, waited = table.tolist()
-        self.saver.hear(finished, failed)
-        ranks = dist.get_world_size()
-        return Totals(mlm_sum, nsp_sum, asked_to_stop > 0, all_seconds / ranks, waited / ranks)
+        agree on when the time is over; by the same all-reduce they learn how far a save is."""
+        return PendingTotals(
+            sums, self.stop.signal_name is not None, seconds, self.timing.data_wait, self.saver.report()
+        )
 
     def _record(
         self,

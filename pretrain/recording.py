@@ -1,11 +1,15 @@
 """The record of a step, from what the step was made of and what all ranks added up."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
 
 from pretrain.backends.base import StepResult
 from pretrain.data.loader import StepBatches
 from pretrain.metrics import StepRecord
+from pretrain.transfer import Fetched, sent
 
 
 class Totals(NamedTuple):
@@ -16,6 +20,28 @@ class Totals(NamedTuple):
     asked_to_stop: bool
     clock: float
     data_wait: float
+    saves: tuple[float, float]  # how far they are: see `Saver.report`
+
+
+class PendingTotals:
+    """The totals of a step that all ranks are adding up, in one all-reduce, while the device goes on."""
+
+    def __init__(
+        self, sums: torch.Tensor, asked_to_stop: bool, clock: float, data_wait: float, saves: Sequence[float]
+    ) -> None:
+        """Of this rank: loss sums [2] on the device, and what `Totals` says of all. Collective."""
+        votes = sent([float(asked_to_stop), clock, data_wait, *saves], sums.device)
+        table = torch.cat([sums.double(), votes])
+        dist.all_reduce(table)
+        self._table = Fetched(table)
+
+    def arrived(self) -> Totals:
+        """Of all ranks."""
+        mlm_sum, nsp_sum, asked_to_stop, clock, data_wait, finished, failed = self._table.tolist()
+        ranks = dist.get_world_size()
+        return Totals(
+            mlm_sum, nsp_sum, asked_to_stop > 0, clock / ranks, data_wait / ranks, (finished, failed)
+        )
 
 
 def step_record(

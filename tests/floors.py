@@ -32,6 +32,7 @@ FLOORS = MappingProxyType(
         "pretrain.secrets": 0,
         "pretrain.sharding": 0,
         "pretrain.signals": 0,
+        "pretrain.transfer": 0,
         "pretrain.watch": 0,
         "pretrain.data": 1,
         "pretrain.metrics": 1,

@@ -74,6 +74,7 @@ class Scripted:
     said: list[str] = field(default_factory=list)
     figures: list[Any] = field(default_factory=list)
     signal_at: int | None = None
+    late_signal_at: int | None = None  # when the optimizer steps
     loss: float = 2.0
     calls: list[Any] = field(default_factory=list)
     draws: list[float] = field(default_factory=list)
@@ -90,6 +91,8 @@ class Scripted:
     def train_micro_batch(self, batch: Any, weights: LossWeights, *, last: bool) -> torch.Tensor:
         self.calls.append((batch.name, weights, last))
         self.draws.append(float(torch.rand(())))
+        if self.steps + 1 == self.signal_at:
+            self.stop.signal_name = "SIGTERM"
         return torch.tensor([self.loss, 1.0])
 
     def step(self, lr: Any) -> Any:
@@ -98,7 +101,7 @@ class Scripted:
             return None
         self.steps += 1
         self.calls.append(("step", lr))
-        if self.steps == self.signal_at:
+        if self.steps == self.late_signal_at:
             self.stop.signal_name = "SIGTERM"
         skip = None
         if self.steps == self.not_finite_at:
@@ -262,6 +265,14 @@ def test_stops_after_saving(how: str) -> None:
         loop_of(scripted, saved, stop_at_step=4 if how != "signal" else None).run(Progress())
     assert error.value.exit_code == 75
     assert saved == [(4, [0, 0, 4])]
+
+
+def test_signal_that_comes_as_the_optimizer_steps_is_heard_by_the_next_step() -> None:
+    """The ranks have voted by then."""
+    scripted, saved = Scripted(late_signal_at=4), Saved()
+    with pytest.raises(StoppedBySignal, match="SIGTERM after step 5"):
+        loop_of(scripted, saved).run(Progress())
+    assert saved == [(5, [0, 0, 5])]
 
 
 def test_signal_in_the_last_step_is_an_ordinary_end() -> None:

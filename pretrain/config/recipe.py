@@ -82,6 +82,7 @@ class Model(Section):
     config: str | None = None
     pretrained: str | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None  # None: what the model's own config says
+    attention_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None  # None: as `dropout` says
     frozen: list[str] = []  # patterns over parameter names: what matches is not trained
 
 

@@ -1,6 +1,6 @@
 """A micro-batch as the model takes it: torch tensors over packed rows, made from the arrays of `rows`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -76,12 +76,19 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch with its tensors on `device`."""
-        moved: dict[str, Any] = {}
+        return self._with_tensors(lambda value: value.to(device, non_blocking=True))
+
+    def pinned(self) -> Self:
+        """The same batch with its tensors where `to` can copy them to a GPU without waiting for it."""
+        return self._with_tensors(lambda value: value.pin_memory())
+
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> Self:
+        changed: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Tensor):
-                moved[field.name] = value.to(device, non_blocking=True)
-        return replace(self, **moved)
+                changed[field.name] = change(value)
+        return replace(self, **changed)
 
     def shuffled(self, draw_key: int) -> Self:
         """The batch with the unselected text tokens of each sample shuffled, for evaluation.

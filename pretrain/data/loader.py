@@ -12,6 +12,8 @@ from threading import Event, Semaphore, Thread
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
+import torch
+
 from pretrain.data.batches import Batch
 from pretrain.errors import UsageError
 
@@ -100,8 +102,10 @@ class Loader:
         world: int,
         depth: int = 2,
         name_samples: bool = False,
+        device: torch.device | None = None,
     ) -> None:
-        """`global_batch`: rows of every step, or of one step after another, each a multiple of micro_batch * world.
+        """`global_batch`: rows of every step, or of one step after another, each a multiple of micro_batch * world;
+        `device`: where the batches will be copied to; for a GPU they are made in pinned memory.
 
         Raises UsageError for one number that is no such multiple.
         """
@@ -114,6 +118,7 @@ class Loader:
             global_batch = repeat(global_batch)
         self._micro_batch = micro_batch
         self._name_samples = name_samples
+        self._gpu = device if device is not None and device.type == "cuda" else None
         self._first_row, self._stride = rank * micro_batch, world * micro_batch
         self._free = Semaphore(depth)
         self._ready: SimpleQueue[StepBatches | _Failure] = SimpleQueue()
@@ -157,6 +162,8 @@ class Loader:
         """The thread: makes a step whenever there is room for one."""
         end = _Failure(None)
         try:
+            if self._gpu is not None:
+                torch.cuda.set_device(self._gpu)  # a thread begins with the first one
             while self._free.acquire() and not self._stop.is_set():
                 self._ready.put(self._step_batches(next(steps)))
         except BaseException as error:  # Whatever it is, the consumer must hear of it instead of waiting.
@@ -169,7 +176,8 @@ class Loader:
         for first_row in range(self._first_row, rows.num_rows, self._stride):
             if self._stop.is_set():
                 break
-            micro_batches.append(rows.batch(first_row, self._micro_batch))
+            batch = rows.batch(first_row, self._micro_batch)
+            micro_batches.append(batch if self._gpu is None else batch.pinned())
         return StepBatches(
             micro_batches=micro_batches,
             cursor=rows.cursor,

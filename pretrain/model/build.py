@@ -44,6 +44,7 @@ class ModelOptions:
     config: Path | str | None = None
     pretrained: Path | str | None = None
     dropout: float | None = None
+    attention_dropout: float | None = None
     frozen: Sequence[str] = ()  # patterns over parameter names
     activation_checkpointing: Literal["none", "full"] | int = "none"
     label_smoothing: float = 0.0
@@ -77,8 +78,7 @@ def build_model(
                 f"data.objective: {objective!r} needs a next-sentence head, which the model type "
                 f"{config.model_type!r} of {key} has not; take a model of type 'bert' or the objective 'mlm'."
             )
-        if options.dropout is not None:
-            configs.set_dropout(config, options.dropout)
+        configs.set_dropout(config, options.dropout, options.attention_dropout)
         with _seeded(random_key(seed, "model")), torch.device("meta") if on_meta else nullcontext():
             if options.pretrained is not None and not on_meta:
                 encoder = _load(auto_model, Path(options.pretrained), config)

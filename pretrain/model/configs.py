@@ -22,13 +22,8 @@ from pretrain.files import read_bounded
 from pretrain.model.heads import SUPPORTED_MODEL_TYPES
 from pretrain.model.presets import PRESETS, preset_config
 
-_DROPOUT_KEYS = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "embedding_dropout",
-    "attention_dropout",
-    "mlp_dropout",
-)
+_ATTENTION_DROPOUT_KEYS = ("attention_probs_dropout_prob", "attention_dropout")
+_DROPOUT_KEYS = (*_ATTENTION_DROPOUT_KEYS, "hidden_dropout_prob", "embedding_dropout", "mlp_dropout")
 # Keys that mean nothing to an encoder unless they hold another value than this one.
 _ONLY_VALUE = {
     "is_decoder": False,
@@ -171,13 +166,20 @@ def check_pad_token(config: PreTrainedConfig, key: str, pad_id: int) -> None:
         )
 
 
-def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
-    """One probability for embeddings, attention and feed-forward, under whatever names the model has."""
-    if not 0.0 <= dropout < 1.0:
-        raise UsageError(f"model.dropout: {dropout} is not a probability below 1.")
-    for name in _DROPOUT_KEYS:
-        if hasattr(config, name):
-            setattr(config, name, dropout)
+def set_dropout(config: PreTrainedConfig, dropout: float | None, attention_dropout: float | None) -> None:
+    """One probability for embeddings, attention and feed-forward, and perhaps another for attention's own, under
+    whatever names the model has; None: as it is."""
+    for key, names, value in (
+        ("dropout", _DROPOUT_KEYS, dropout),
+        ("attention_dropout", _ATTENTION_DROPOUT_KEYS, attention_dropout),
+    ):
+        if value is None:
+            continue
+        if not 0.0 <= value < 1.0:
+            raise UsageError(f"model.{key}: {value} is not a probability below 1.")
+        for name in names:
+            if hasattr(config, name):
+                setattr(config, name, value)
 
 
 def first_position(config: PreTrainedConfig) -> int:

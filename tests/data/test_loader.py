@@ -2,10 +2,12 @@
 
 import threading
 from itertools import islice
+from threading import current_thread
 
 import pytest
 import torch
 
+from pretrain.data.batches import Batch
 from pretrain.data.loader import Loader, StepBatches
 from pretrain.data.options import SamplingOptions
 from pretrain.data.order import Cursor
@@ -133,3 +135,25 @@ def test_a_consumer_that_waits_is_woken_by_closing(monkeypatch: pytest.MonkeyPat
     consumer.join(10)
     closer.join(10)
     assert not consumer.is_alive() and not closer.is_alive()
+
+
+def test_batches_for_a_gpu_are_pinned_by_a_thread_of_that_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA makes pinned memory in the context of the thread's GPU, which is the first one unless it is said."""
+    pinned: list[Batch] = []
+    chosen: list[tuple[str, torch.device]] = []
+
+    def remembered(batch: Batch) -> Batch:
+        pinned.append(batch)
+        return batch
+
+    monkeypatch.setattr(Batch, "pinned", remembered)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda gpu: chosen.append((current_thread().name, gpu)))
+    gpu = torch.device("cuda", 3)
+    with Loader(stream_of(), START, GLOBAL_BATCH, 8, 0, 1, device=gpu) as loader:
+        batches = next(loader).micro_batches
+    assert chosen == [("batch loader", gpu)]
+    assert all(mine is theirs for mine, theirs in zip(batches, pinned, strict=False))
+    with Loader(stream_of(), START, GLOBAL_BATCH, 8, 0, 1, device=torch.device("cpu")) as loader:
+        count = len(pinned)
+        next(loader)
+    assert len(chosen) == 1 and len(pinned) == count

@@ -87,6 +87,16 @@ def test_dropout_reaches_every_dropout_of_the_trunk(tmp_path: Path, model_type: 
     assert getattr(kept, attention) == (0.0 if model_type == "modernbert" else 0.1)
 
 
+@pytest.mark.parametrize("model_type", ["bert", "modernbert"])
+def test_attention_has_a_dropout_of_its_own(tmp_path: Path, model_type: str) -> None:
+    path = write_config(tmp_path, model_type)
+    encoder = build(ModelOptions(config=path, dropout=0.25, attention_dropout=0.0)).encoder
+    attention = "attention_dropout" if model_type == "modernbert" else "attention_probs_dropout_prob"
+    assert getattr(encoder.config, attention) == 0.0
+    others = {part.p for part in encoder.modules() if isinstance(part, torch.nn.Dropout)}
+    assert 0.25 in others and others <= {0.0, 0.25}
+
+
 def test_attention_dropout_alone_changes_the_loss_in_training_only(tmp_path: Path) -> None:
     path = write_config(tmp_path, "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5)
     model = build(ModelOptions(config=path))

@@ -31,6 +31,7 @@ Messages = tuple[str, ...]
         (ModelOptions(preset="bert-smal"), {}, ("model.preset", "'bert-smal'", "did you mean 'bert-small'")),
         (TINY, {"seq_len": 513}, ("data.seq_len", "513", "512 positions", "model.preset")),
         (ModelOptions(preset="bert-tiny", dropout=1.5), {}, ("model.dropout", "1.5")),
+        (ModelOptions(preset="bert-tiny", attention_dropout=1.0), {}, ("model.attention_dropout", "1.0")),
         (ModelOptions(preset="bert-tiny", activation_checkpointing=0), {}, ("activation_checkpointing", "0")),
         (
             ModelOptions(preset="bert-tiny", activation_checkpointing=True),
