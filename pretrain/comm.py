@@ -57,7 +57,7 @@ def prepare_environment(place: Placement) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # DeepSpeed refuses to start without it, even in a world of one.
     os.environ.setdefault("LOCAL_RANK", str(place.local_rank))
-    if "OMP_NUM_THREADS" not in os.environ:
+    if not threads_are_said():
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.local_world_size))
     # DeepSpeed's launcher sets it, and its shared-memory path then spins for ever if a peer dies at start-up.
     os.environ.pop("LOCAL_SIZE", None)
@@ -267,6 +267,11 @@ def environment_secrets() -> frozenset[str]:
 def variables() -> dict[str, str]:
     """The environment as this process found it; for what explains it to a user."""
     return dict(os.environ)
+
+
+def threads_are_said() -> bool:
+    """Whether the environment says how many threads a process computes with."""
+    return "OMP_NUM_THREADS" in os.environ
 
 
 def num_cores() -> int:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from pretrain import build, checkpoint, comm
+from pretrain import build, checkpoint, comm, cores
 from pretrain.backends.base import Backend, EngineOptions
 from pretrain.build import Request
 from pretrain.checkpoint import Retention, RunState, Saver
@@ -286,6 +286,7 @@ def _prepare(request: Request, folder: RunFolder, terminal: Terminal, watch: Wat
         watch.activity.now("verifying the token store")
         build.verify_corpus(corpus, watch.activity)
         watch.activity.now("building model and engine")
+    cores.share(request.place, request.device)  # not before: one rank verifies for all
     model = build.build_encoder(recipe, corpus.first)
     flops = model.flops
     initial = build.initial_state(request, engine, corpus, build.sampling_options(recipe), model)

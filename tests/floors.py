@@ -18,6 +18,7 @@ FLOORS = MappingProxyType(
         "pretrain": 0,
         "pretrain.blocks": 0,
         "pretrain.compiled": 0,
+        "pretrain.cores": 0,
         "pretrain.disk": 0,
         "pretrain.errors": 0,
         "pretrain.extensions": 0,

@@ -77,5 +77,12 @@ def check_threads(here: Here) -> Iterator[Finding]:
             "start as many ranks as there are cores, or ask for more (sbatch --cpus-per-task)",
         )
         return
-    threads = said or str(max(1, cores // ranks))
-    yield ok(f"{cores} core(s) for {ranks} rank(s), {threads} thread(s) each")
+    fair = max(1, cores // ranks)
+    if said is not None and said.isdigit() and int(said) < fair:
+        yield warning(
+            f"{ranks} rank(s) with {said} thread(s) each leave most of {cores} cores idle: OMP_NUM_THREADS says so "
+            "(torchrun sets it to 1 unless it is set)",
+            f"set OMP_NUM_THREADS={fair}",
+        )
+        return
+    yield ok(f"{cores} core(s) for {ranks} rank(s), {said or fair} thread(s) each")

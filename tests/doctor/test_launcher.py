@@ -68,3 +68,11 @@ def test_more_ranks_than_cores(tmp_path: Path) -> None:
         "--cpus-per-task",
     )
     only(check_threads(make_here(tmp_path)), "ok", f"{cores} thread(s) each")
+
+
+def test_cores_that_no_thread_computes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comm, "num_cores", lambda: 16)
+    few = make_here(tmp_path, place=TWO, variables={"OMP_NUM_THREADS": "1"})
+    only(check_threads(few), "warning", "leave most of 16 cores idle", "set OMP_NUM_THREADS=8")
+    enough = make_here(tmp_path, place=TWO, variables={"OMP_NUM_THREADS": "8"})
+    only(check_threads(enough), "ok", "16 core(s) for 2 rank(s), 8 thread(s) each")
