@@ -45,15 +45,17 @@ check: environment ## lint, types and the fast tests
 	mypy
 	python -m pytest -q -m "not ($(NOT_FAST))"
 
-bench: environment ## training beside its peers, by part and by engine; an hour and a half
+bench: environment ## training beside its peers, by part, engine and operator; an hour and a half
 	python -m tests.benchmarks.training --cache $(BENCH) --output tests/benchmarks/results/training.json
 	python -m tests.benchmarks.backends --cache $(BENCH) --output tests/benchmarks/results/backends.json
+	python -m tests.benchmarks.operators --cache $(BENCH) --output tests/benchmarks/results/operators.json
 
 bench-loss: environment ## the time to a held-out loss beside HF Trainer; an hour
 	python -m tests.benchmarks.time_to_loss --cache $(BENCH) --output tests/benchmarks/results/time_to_loss.json
 
 bench-gpu: environment ## training on this machine's GPUs, beside HF Trainer; an hour
 	python -m tests.benchmarks.gpu --cache $(BENCH) --output tests/benchmarks/results/gpu.json
+	python -m tests.benchmarks.operators --cache $(BENCH) --output tests/benchmarks/results/gpu_operators.json
 
 bench-data: environment ## data_prep and batch making beside their peers; about a quarter of an hour
 	python -m tests.benchmarks.data_prep --cache $(BENCH) $(if $(MEGATRON),--megatron $(MEGATRON)) --output tests/benchmarks/results/data_prep.json

@@ -184,14 +184,14 @@ def groups_of(course: Course, size: Size) -> list[tuple[str, list[Peer]]]:
     for cell in size.cells:
         peers = [
             Peer("ours", course.ours(cell), is_ours=True),
-            Peer("ours, no attention dropout", course.ours(cell, "model.dropout=0.0")),
+            Peer("ours, no attention dropout", course.ours(cell, "model.attention_dropout=0.0")),
             Peer("HF Trainer, pieces, padded", course.theirs(cell, "pieces")),
             Peer("HF Trainer, concatenated", course.theirs(cell, "concatenated")),
         ]
         groups.append((str(cell), peers))
     for cell in size.variants:
         double, half = (replace(cell, rows=rows) for rows in (cell.rows * 2, cell.rows // 2))
-        plain = "model.dropout=0.0"
+        plain = "model.attention_dropout=0.0"
         peers = [
             Peer("ours", course.ours(cell, plain), is_ours=True),
             Peer("compiled", course.ours(cell, plain, "train.compile=true")),
@@ -210,7 +210,9 @@ def groups_of(course: Course, size: Size) -> list[tuple[str, list[Peer]]]:
         groups.append((f"{cell}, choices", peers))
     cell = size.cells[-1]
     stages = [
-        Peer(f"{engine} {stage}", course.ours(cell, "model.dropout=0.0", backend=engine, stage=stage))
+        Peer(
+            f"{engine} {stage}", course.ours(cell, "model.attention_dropout=0.0", backend=engine, stage=stage)
+        )
         for engine in ("fsdp", "deepspeed")
         for stage in size.stages
     ]

@@ -152,6 +152,16 @@ def test_backends(cache: Path) -> None:
 
 
 @pytest.mark.slow
+def test_operators(cache: Path) -> None:
+    found, printed = quick("operators", cache)
+    (cell,) = found["cells"].values()
+    shares = cell["shares"]
+    assert cell["seconds"] > 0 and all(share >= 0 for share in shares.values())
+    assert sum(shares.values()) < 1.1 and min(shares["matrix products"], shares["dropout"]) > 0
+    assert "no operator" in printed and "no operator" in (cache / "results" / "operators.md").read_text()
+
+
+@pytest.mark.slow
 def test_time_to_loss(cache: Path) -> None:
     found, printed = quick("time_to_loss", cache)
     uniform = math.log(2048)
