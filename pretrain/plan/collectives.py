@@ -5,8 +5,8 @@ and one out of it:
 
 - all-gather and reduce-scatter go round a ring: S (n - 1) / n bytes pass every link, over n - m hops inside nodes and
   m - 1 between them;
-- all-reduce is both, twice as many of each; or, where S is small, a tree of n / m - 1 hops inside and log2 m between, up
-  and down, at a quarter of the bandwidth (NCCL's low-latency protocol). The faster of the two counts.
+- all-reduce is both, twice as many of each; or, where S is small, a tree of n / m - 1 hops inside and log2 m between,
+  up and down, at a quarter of the bandwidth (NCCL's low-latency protocol). The faster of the two counts.
 
 As many rings as a node has ranks run side by side, each out of the node by another link, so that a ring over many nodes
 is as fast as the slower of a GPU's link inside and all links out of the node together.

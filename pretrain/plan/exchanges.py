@@ -13,10 +13,11 @@ where the passes compute:
 | FSDP 2 | reduce-scatter of g T, in every backward pass | all-gather of b P, in the first forward pass |
 | both, 3 | reduce-scatter of g T, in every backward pass | all-gather of b P, in every forward and backward pass |
 
-DeepSpeed sums the gradients of stages 1 and 2 by all-reduces of whole buckets (`use_multi_rank_bucket_allreduce`), twice
-a reduce-scatter's bytes; it does so beside the backward pass where `overlap_comm` says so (by default at stage 3 alone),
-and never at stage 0, nor at stage 1 under bf16. What is exchanged in a pass goes in pieces: of FSDP one a layer and one
-for the rest, of DeepSpeed's gradients one a bucket.
+DeepSpeed sums the gradients of stages 1 and 2 by all-reduces of whole buckets (`use_multi_rank_bucket_allreduce`),
+twice a reduce-scatter's bytes; it does so beside the backward pass where `overlap_comm` says so (by default at stage 3
+alone), and never at stage 0, nor at stage 1 under bf16. What is exchanged in a pass goes in pieces: of FSDP one a layer
+and one for the rest, of DeepSpeed's gradients one a bucket. At stage 3 DeepSpeed may keep what it has gathered
+(`stage3_max_reuse_distance`) and then gathers less.
 
 In groups (`mics_shard_size`) each exchange stays in its group, and replicas of a group all-reduce their part of the
 gradients once a step; a secondary partition (`zero_hpz_partition_size`) is what backward passes gather from.
@@ -134,9 +135,7 @@ def _gradients(
         )
 
 
-def _weights(
-    engine: Engine, shapes: Shapes, ranks_per_node: int, overlap: Overlap
-) -> Iterator[Exchange]:
+def _weights(engine: Engine, shapes: Shapes, ranks_per_node: int, overlap: Overlap) -> Iterator[Exchange]:
     if engine.stage == 0:
         return
     group, units = _neighbours(engine.group, ranks_per_node), _units(shapes)

@@ -1,8 +1,9 @@
 """How long a step takes on so many GPUs, on paper: what computes, what is exchanged, and what of that is waited for.
 
-1. forward and backward: the step's FLOPs, cut evenly, at the rate that one GPU achieves; a third is forward;
-2. exchanges (`exchanges`), by NCCL's cost model (`collectives`). What goes in p pieces behind a pass hides behind all of
-   it but one piece: the first piece that a pass needs, or the last that it leaves, has nothing beside it. Exchanges
+1. forward and backward: the step's FLOPs, those of padding too, cut evenly, at the rate that one GPU achieves; a third
+   is forward;
+2. exchanges (`exchanges`), by NCCL's cost model (`collectives`). What goes in p pieces behind a pass hides behind all
+   of it but one piece: the first piece that a pass needs, or the last that it leaves, has nothing beside it. Exchanges
    behind the same pass share the links, and what the pass cannot hide is waited for;
 3. the optimizer: the bytes of master weights, gradients and moments that a rank reads and writes, at the rate of its
    memory: twice through weights and moments, as LAMB's norms lie between;
@@ -29,8 +30,8 @@ _HALVINGS = 200
 
 @dataclass(frozen=True)
 class Machine:
-    """GPUs in nodes. Bytes per second: of a GPU's memory as the optimizer achieves it, of a GPU's copies to its host, and
-    of the file system that all ranks write to, together."""
+    """GPUs in nodes. Bytes per second: of a GPU's memory as the optimizer achieves it, of a GPU's copies to its host,
+    and of the file system that all ranks write to, together."""
 
     network: Network
     ranks_per_node: int
@@ -46,7 +47,7 @@ class Job:
     engine: Engine
     shapes: Shapes
     micro_batch: int
-    overlap: Overlap = Overlap()
+    overlap: Overlap
     gradient_bytes: int = FP32
 
     def on(self, ranks: int) -> "Job":
@@ -63,11 +64,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Work:
-    """One optimizer step of all ranks together."""
+    """One optimizer step of all ranks together: FLOPs of what is computed, padding included."""
 
     rows: int
-    samples: float
-    tokens: float
     flops: float
 
 
@@ -161,7 +160,9 @@ def achieved_flops(job: Job, machine: Machine, work: Work, seconds: float) -> fl
         return step_cost(job, machine, work, work.flops / job.engine.ranks / compute).seconds
 
     low, high = 0.0, seconds
-    for _ in range(_HALVINGS):  # the more is computed the longer it takes: overlap hides no more than was added
+    for _ in range(
+        _HALVINGS
+    ):  # the more is computed the longer it takes: overlap hides no more than was added
         middle = (low + high) / 2
         if middle in (low, high):
             break
