@@ -35,7 +35,7 @@ Precision = Literal["fp16", "TF32", "FP32"]
 
 @dataclass(frozen=True)
 class Rows:
-    """One way to train. `alone`: sequences per second of one GPU; `larger`: (GPUs, accumulation, sequences a second)."""
+    """One way to train. `alone`: sequences a second of one GPU; `larger`: (GPUs, accumulation, sequences a second)."""
 
     machine: Literal["A100", "V100"]
     precision: Precision

@@ -1,10 +1,11 @@
-"""A step's time by hand: what is exchanged by engine and stage, what hides, the limits, and the way back from a rate."""
+"""A step's time by hand: what is exchanged by engine and stage, what hides, limits, and the way back from a rate."""
 
 from dataclasses import replace
 from itertools import product
 
 import pytest
 
+from pretrain.backends.base import Precision
 from pretrain.backends.carried import BackendName
 from pretrain.plan.collectives import Group, Link, Network
 from pretrain.plan.exchanges import Overlap, exchanges
@@ -27,8 +28,9 @@ STAGES = list(product(("deepspeed", "fsdp"), (0, 1, 2, 3)))
 WORK = Work(rows=64, flops=6.4e9)
 
 
-def job(backend: BackendName = "fsdp", stage: int = 2, ranks: int = 8, overlap: Overlap = Overlap()) -> Job:  # noqa: B008
-    return Job(replace(ENGINE, backend=backend, stage=stage, ranks=ranks), SHAPES, 2, overlap)
+def job(backend: BackendName = "fsdp", stage: int = 2, ranks: int = 8, overlap: Overlap | None = None) -> Job:
+    engine = replace(ENGINE, backend=backend, stage=stage, ranks=ranks)
+    return Job(engine, SHAPES, 2, overlap or Overlap())
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def test_what_is_exchanged(backend: BackendName, stage: int, expected: list[tupl
 
 
 def test_deepspeed_sums_beside_the_backward_pass_where_it_is_told() -> None:
-    def behind(stage: int, overlap_comm: bool | None, precision: str = "fp16") -> str | None:
+    def behind(stage: int, overlap_comm: bool | None, precision: Precision = "fp16") -> str | None:
         engine = replace(job("deepspeed", stage).engine, precision=precision)
         return exchanges(engine, SHAPES, 4, Overlap(overlap_comm))[0].behind
 
@@ -107,10 +109,11 @@ def test_groups_and_their_replicas() -> None:
 
 
 def test_a_step_of_fsdp_2_by_hand() -> None:
-    """4 micro-batches of 0.25 s, of which 1/6 is backward... in round figures; links of 4 x 1e5 leave a node."""
+    """4 micro-batches of 0.25 s, two thirds of it backward; 4 links of 1e5 leave a node."""
     cost = step_cost(job(), MACHINE, WORK, flops_per_second=8e8)
     start, rate = 8.4e-6, 4e5
-    assert (cost.accumulation, cost.compute, cost.nodes) == (4, pytest.approx(1.0), 2)
+    assert (cost.accumulation, cost.nodes) == (4, 2)
+    assert cost.compute == pytest.approx(1.0)
     scattered = 4 * start + 4 * T * 7 / 8 / rate  # 1.05 s, beside 0.25 * 2/3 * 3/4 = 0.125 s
     assert cost.gradients.seconds == pytest.approx(4 * scattered)
     assert cost.gradients.exposed == pytest.approx(4 * (scattered - 0.125))
@@ -187,7 +190,8 @@ def test_a_save() -> None:
     """Training waits for the copy, and for an earlier save that takes longer than there is until the next."""
     found = save_cost(rank_bytes=200_000, whole_bytes=800_000, machine=MACHINE, interval=10.0)
     assert found == SaveCost(copy=0.2, write=8.0, interval=10.0)
-    assert (found.exposed, found.share) == (0.2, pytest.approx(0.2 / 10.2))
+    assert found.exposed == 0.2
+    assert found.share == pytest.approx(0.2 / 10.2)
     assert replace(found, interval=5.0).exposed == pytest.approx(3.2)
 
 
