@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from pretrain.command.line import Command
+from pretrain.command.plan_scale import add_scale_arguments, asked_scale, settle_gpus
 from pretrain.errors import UsageError
 from pretrain.plan import Asked, Rate, make_plan, measured_rate, open_corpus, sample_names
 from pretrain.plan.document import as_document
@@ -40,7 +41,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "would go on from, as the run does that goes on with another number of ranks."
     )
     parser.add_argument("--ranks", metavar="N", type=int, help="of the run (default: the GPUs here, or 1)")
-    parser.add_argument("--nodes", metavar="N", type=int, default=1, help="machines that share them")
+    parser.add_argument("--nodes", metavar="N", type=int, help="machines that share them (default: 1)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="of the run (default: what is here)")
     parser.add_argument(
         "--memory",
@@ -57,6 +58,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="take the rate from this run's metrics.jsonl",
     )
+    pace.add_argument(
+        "--mfu",
+        metavar="SHARE",
+        type=float,
+        help="of log.peak_tflops that one GPU achieves in forward and backward (default with --gpus: 0.4)",
+    )
+    add_scale_arguments(parser)
     parser.add_argument(
         "--samples", metavar="STEP", type=int, help="list the samples of this step instead, one a line"
     )
@@ -89,6 +97,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _asked(arguments: argparse.Namespace) -> Asked:
+    settle_gpus(arguments)
     gpus = torch.cuda.device_count()
     ranks = arguments.ranks if arguments.ranks is not None else max(1, gpus)
     device: DeviceType = arguments.device or ("cuda" if gpus else "cpu")
@@ -106,6 +115,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
         )
     config = resolved(arguments, ranks, earlier_cut(chosen_output(arguments), arguments.resume))
     per_node = -(-ranks // arguments.nodes)
+    rate = _rate(arguments)
     return Asked(
         config=config,
         backend=arguments.backend,
@@ -115,8 +125,9 @@ def _asked(arguments: argparse.Namespace) -> Asked:
         nodes=arguments.nodes,
         device=device,
         memory_bytes=_memory(arguments.memory, device, per_node),
-        rate=_rate(arguments),
+        rate=rate,
         store_origin=store_origin(arguments, config.recipe),
+        scale=asked_scale(arguments, rate, config.recipe.log.peak_tflops),
     )
 
 

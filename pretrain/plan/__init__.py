@@ -6,6 +6,8 @@ parameters, shards           what the model has, and how much of it the fullest 
 rows, course, rate           what rows hold; steps, epochs, FLOPs, learning rates, time
 checkpoints                  bytes and files
 activations, memory          live bytes of every stage
+collectives, exchanges       how long an exchange takes, and what is exchanged in a step by engine and stage
+scale, scaling               a step's time on many GPUs; a run's, by stage and number of GPUs
 libraries, resident          and what a process on the CPU has resident besides
 tables, document             for people, and as JSON
 """

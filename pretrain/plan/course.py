@@ -62,7 +62,7 @@ def plan_course(recipe: Recipe, rows: RowFigures, flops: TrainingFlops, rate: Ra
         taken = min(count, left)
         left -= taken
         if taken:
-            batches.append(_batch(taken, size, rows, flops))
+            batches.append(batch_figures(taken, size, rows, flops))
     tokens = sum(each.steps * each.tokens for each in batches)
     return Course(
         batches=tuple(batches),
@@ -72,8 +72,8 @@ def plan_course(recipe: Recipe, rows: RowFigures, flops: TrainingFlops, rate: Ra
     )
 
 
-def _batch(steps: int, size: int, rows: RowFigures, flops: TrainingFlops) -> BatchFigures:
-    """FLOPs as the run's own metrics count them, by the mean length of a sample."""
+def batch_figures(steps: int, size: int, rows: RowFigures, flops: TrainingFlops) -> BatchFigures:
+    """`steps` of `size` rows each. FLOPs as the run's own metrics count them, by the mean length of a sample."""
     samples, tokens, masked = (
         size * mean for mean in (rows.samples_per_row, rows.tokens_per_row, rows.masked_per_row)
     )

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pretrain.plan.planning import Plan, StageMemory
+from pretrain.plan.scaling import Scale, ScaleRow
 
 
 def as_document(plan: Plan) -> dict[str, Any]:
@@ -43,15 +44,33 @@ def as_document(plan: Plan) -> dict[str, Any]:
         },
         "learning_rate": [asdict(each) for each in plan.rates],
         "time": {
-            "rate": None if asked.rate is None else asdict(asked.rate),
+            "rate": None if plan.rate is None else asdict(plan.rate),
             "seconds": course.seconds,
         },
+        "scale": None if plan.scale is None else _scale(plan.scale),
         "checkpoints": asdict(plan.checkpoints) | {"disk_bytes": plan.checkpoints.disk_bytes},
         "memory": {
             "limit_bytes": asked.memory_bytes,
             "kind": "resident bytes of a process" if asked.device == "cpu" else "bytes allocated by torch",
             "stages": [_stage(each) for each in plan.memory],
         },
+    }
+
+
+def _scale(scale: Scale) -> dict[str, Any]:
+    return {
+        "assumptions": [asdict(each) for each in scale.asked.assumptions],
+        "gpu": {**asdict(scale.pace), "peak_flops": scale.asked.peak_flops},
+        "stages": [_scale_row(row) for row in scale.stages],
+        "worlds": [_scale_row(row) for row in scale.worlds],
+    }
+
+
+def _scale_row(row: ScaleRow) -> dict[str, Any]:
+    return {
+        **asdict(row),
+        "step": {**asdict(row.step), "exposed": row.step.exposed, "seconds": row.step.seconds},
+        "save": {**asdict(row.save), "exposed": row.save.exposed, "share": row.save.share},
     }
 
 

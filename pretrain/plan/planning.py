@@ -2,7 +2,7 @@
 
 1. the model is built on torch's meta device, which has shapes and no memory;
 2. the first window of each store is planned, as training plans it, for what rows hold;
-3. length, rates, FLOPs and checkpoints follow;
+3. length, rates, FLOPs and checkpoints follow; where GPUs are asked for, by the time that a step is modelled to take;
 4. one micro-batch is traced for its activations, and the memory of every stage follows from shapes and rules.
 
 No engine, no process group, no weights: a job of a thousand ranks is planned as quickly as one of two.
@@ -26,13 +26,16 @@ from pretrain.noise import check_measurable
 from pretrain.pace import build_schedule
 from pretrain.plan.activations import MicroBatch, activation_bytes
 from pretrain.plan.checkpoints import CheckpointFigures, checkpoint_figures
-from pretrain.plan.course import Course, RatePoint, plan_course, rate_points
+from pretrain.plan.course import Course, RatePoint, batch_figures, plan_course, rate_points
+from pretrain.plan.exchanges import Overlap
 from pretrain.plan.libraries import Libraries
 from pretrain.plan.memory import Engine, LiveBytes, live_bytes
 from pretrain.plan.parameters import ParameterCounts, Shapes, count_parameters
 from pretrain.plan.rate import Rate
 from pretrain.plan.resident import Resident, batch_bytes, resident_bytes
 from pretrain.plan.rows import RowFigures, row_figures
+from pretrain.plan.scale import Job
+from pretrain.plan.scaling import AskedScale, Modelled, Scale
 from pretrain.plan.settings import Setting, settings_of
 
 DeviceType = Literal["cpu", "cuda"]
@@ -42,7 +45,8 @@ _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command line says, resolved. `memory_bytes`: what one rank may take; None: not known."""
+    """What the command line says, resolved. `memory_bytes`: what one rank may take; None: not known. `rate`: measured,
+    of the ranks planned, or where `scale` is asked for of those that it names."""
 
     config: RunConfig
     backend: BackendName
@@ -54,6 +58,7 @@ class Asked:
     memory_bytes: int | None
     rate: Rate | None
     store_origin: str | None = None  # where it is not the recipe that names the store
+    scale: AskedScale | None = None
 
     @property
     def ranks_per_node(self) -> int:
@@ -87,7 +92,7 @@ class StageMemory:
 
 @dataclass(frozen=True)
 class Plan:
-    """All of it."""
+    """All of it. `rate`: what its times go by, as it was said or as it is modelled."""
 
     asked: Asked
     settings: tuple[Setting, ...]
@@ -98,6 +103,8 @@ class Plan:
     rates: tuple[RatePoint, ...]
     checkpoints: CheckpointFigures
     memory: tuple[StageMemory, ...]
+    rate: Rate | None
+    scale: Scale | None
 
 
 def open_corpus(asked: Asked) -> Corpus:
@@ -116,10 +123,15 @@ def make_plan(asked: Asked, corpus: Corpus) -> Plan:
         cut = _cut(asked)
         model = build.build_encoder(recipe, corpus.first, on_meta=True)
         rows, shapes = row_figures(corpus, recipe), Shapes.of(model)
-        course = plan_course(recipe, rows, model.flops, asked.rate)
-        schedule, _ = build_schedule(recipe, lambda: build.samples_per_step(corpus, recipe))
         rule = build.optimizer_rule(recipe)
         engine = _engine(asked, cut, len(rule.moment_kinds))
+        job = Job(engine, shapes, cut.micro_batch, _overlap(asked))
+        largest = batch_figures(1, recipe.train.global_batch, rows, model.flops)
+        modelled = None if asked.scale is None else Modelled.of(asked.scale, job, largest, asked.rate)
+        rate = asked.rate if modelled is None else modelled.rate(largest)
+        course = plan_course(recipe, rows, model.flops, rate)
+        scale = None if modelled is None else modelled.scale(recipe, rule, course)
+        schedule, _ = build_schedule(recipe, lambda: build.samples_per_step(corpus, recipe))
         checkpoints = checkpoint_figures(recipe, engine, shapes, rule, course.steps)
         memory = _Memory(asked, cut, engine, model, shapes, rows, course)
         live = memory.live()
@@ -137,6 +149,8 @@ def make_plan(asked: Asked, corpus: Corpus) -> Plan:
         rates=rate_points(recipe, schedule, course, rows),
         checkpoints=checkpoints,
         memory=tuple(memory.of_stage(stage, each, taken) for stage, each in live.items()),
+        rate=rate,
+        scale=scale,
     )
 
 
@@ -169,6 +183,11 @@ def _engine(asked: Asked, cut: Cut, num_moments: int) -> Engine:
         offloads_optimizer=asked.device == "cuda" and (zero.offloads_optimizer or zero.offloads_parameters),
     )
     return engine if bucket is None else replace(engine, reduce_bucket=bucket)
+
+
+def _overlap(asked: Asked) -> Overlap:
+    zero = asked.config.engine.zero_optimization
+    return Overlap(zero.overlap_comm, zero.second_group)
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ _FIRST_STEPS = 3
 
 @dataclass(frozen=True)
 class Rate:
-    """Real tokens per second over all ranks, and where the figure is from."""
+    """Real tokens per second over all ranks, where the figure is from, and how many ranks those are, if it is known."""
 
     tokens_per_second: float
     origin: str
+    ranks: int | None = None
 
 
 def measured_rate(path: Path) -> Rate:
@@ -43,13 +44,15 @@ def measured_rate(path: Path) -> Rate:
     if not rates:
         raise UsageError(f"--run {path} has taken no step yet: name another run, or say --tokens-per-second.")
     measured = rates[_FIRST_STEPS:] or rates
-    return Rate(median(measured), f"median of {len(measured)} steps of {path}{_about(folder.config)}")
+    about, ranks = _about(folder.config)
+    return Rate(median(measured), f"median of {len(measured)} steps of {path}{about}", ranks)
 
 
-def _about(config: Path) -> str:
-    """Ranks and engine of that run, where its config.json says them: a rate holds for its own."""
+def _about(config: Path) -> tuple[str, int | None]:
+    """Engine and ranks of that run, where its config.json says them: a rate holds for its own."""
     try:
         run: Any = json_object(read_bounded(config, _MAX_CONFIG_BYTES)).get("run")
-        return f" ({run['ranks']} ranks, {run['backend']} stage {run['stage']}, {run['precision']})"
+        said = f" ({run['ranks']} ranks, {run['backend']} stage {run['stage']}, {run['precision']})"
+        return said, max(1, int(run["ranks"]))
     except (OSError, ValueError, DataError, KeyError, TypeError):  # it is for people, and may be gone
-        return ""
+        return "", None

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pretrain.plan.planning import Plan, StageMemory
+from pretrain.plan.scale_tables import scale_tables
 from pretrain.plan.settings import DEFAULT
 
 _GIB = 1 << 30
@@ -24,6 +25,8 @@ def tables(plan: Plan) -> Iterator[Table | str]:
     yield _settings(plan)
     yield _parameters(plan)
     yield _course(plan)
+    if plan.scale is not None:
+        yield from scale_tables(plan.scale, plan.asked.config.engine.stage)
     yield _rates(plan)
     yield _checkpoints(plan)
     yield _memory(plan)
@@ -116,9 +119,11 @@ def _course(plan: Plan) -> Table:
     table.add_row("samples in a row", *blanks, f"{rows.samples_per_row:.2f}")
     table.add_row("padding, of the places in rows", *blanks, f"{rows.padding_share:.2%}")
     table.add_row("masked, of the real tokens", *blanks, f"{rows.masked_share:.2%}")
-    rate = plan.asked.rate
+    rate = plan.rate
     if rate is None:
-        table.add_row("time: give --tokens-per-second, or --run RUN", *blanks, "not known")
+        table.add_row(
+            "time: give --tokens-per-second, --run RUN, or --gpus N with --mfu", *blanks, "not known"
+        )
     else:
         table.add_row(
             f"time at {rate.tokens_per_second:,.0f} tokens/s ({escape(rate.origin)})",

@@ -155,6 +155,23 @@ def _data_bytes(path: Path) -> int:
         (("--samples=5", "train.steps=4"), 2, "--samples is 5, but the run has 4 steps"),
         (("--run=nowhere",), 2, "--run nowhere has no metrics.jsonl"),
         (("--run=nowhere", "--tokens-per-second=1"), 2, "not allowed with argument"),
+        (("--gpus=0",), 2, "--gpus is 0: give 1 or more."),
+        (("--gpus=8", "--ranks=4"), 2, "--gpus is 8 and --ranks 4: every GPU is a rank"),
+        (("--gpus=8", "--device=cpu"), 2, "--gpus asks for GPUs and --device for cpu"),
+        (("--gpus=8",), 2, "--gpus needs to know how fast one computes: give log.peak_tflops=TFLOPS"),
+        (("--gpus=8", "--mfu=0.4"), 2, "--mfu is a share of the GPU's peak: give that too"),
+        (("--gpus=8", "--mfu=40", "log.peak_tflops=312"), 2, "--mfu is 40: give a share"),
+        (("--gpus=8", "--mfu=0.4", "--tokens-per-second=1"), 2, "not allowed with argument"),
+        (("--gpus=8", "--bandwidth=0", "log.peak_tflops=312"), 2, "--bandwidth is 0: give a number above 0."),
+        (("--gpus=8", "--latency=inf", "log.peak_tflops=312"), 2, "--latency is inf"),
+        (
+            ("--gpus=8", "--measured-ranks=1", "log.peak_tflops=312"),
+            2,
+            "--measured-ranks is of a measured rate",
+        ),
+        (("--disk-bandwidth=3",), 2, "--disk-bandwidth is of the GPUs of --gpus: give --gpus N too."),
+        (("--gpus=8", "--tokens-per-second=1e30"), 2, "faster than exchanges and optimizer alone would be"),
+        (("--gpus=8", "--nodes=9", "log.peak_tflops=312"), 2, "--nodes is 9 but --ranks 8"),
         (("--ranks=3",), 2, "train.global_batch of 64 rows does not divide over 3 ranks"),
         (("train.stepz=3",), 2, "train.stepz"),
         (("--backend=megatron",), 2, "invalid choice: 'megatron'"),
@@ -170,6 +187,66 @@ def test_bad_input_gets_one_sentence(
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
     assert part in captured.err and captured.out == ""
+
+
+GPUS = ("--backend=fsdp", "log.peak_tflops=312", "train.global_batch=2048", "train.micro_batch=16")
+
+
+def test_gpus(capsys: pytest.CaptureFixture[str]) -> None:
+    """They are ranks on CUDA, 8 to a node; each stage, and each power of two that the batch divides over."""
+    typed = (*RUN, "--gpus=32", "--ds_config", ROOT / "ds_configs/zero2.json", *GPUS, "train.steps=100")
+    found = planned(capsys, *typed, "--mfu=0.5")
+    engine, scale = found["engine"], found["scale"]
+    assert [engine[name] for name in ("ranks", "nodes", "device")] == [32, 4, "cuda"]
+    assert scale["gpu"]["flops_per_second"] == 156e12
+    assert [row["step"]["stage"] for row in scale["stages"]] == [0, 1, 2, 3]
+    assert [row["step"]["ranks"] for row in scale["worlds"]] == [1, 2, 4, 8, 16, 32]
+    alone, last = scale["worlds"][0], scale["worlds"][-1]
+    assert (alone["efficiency"], alone["step"]["exposed"]) == (1, 0)
+    assert last == scale["stages"][2]
+    ratio = last["tokens_per_second"] / alone["tokens_per_second"]
+    assert last["efficiency"] == pytest.approx(ratio / 32)
+    step, (batch,) = last["step"], found["course"]["batches"]
+    parts = ("compute", "optimizer", "exposed")
+    assert step["seconds"] == pytest.approx(sum(step[name] for name in parts))
+    assert last["mfu"] == pytest.approx(batch["flops"] / step["seconds"] / (32 * 312e12))
+    padded = batch["flops"] * batch["places"] / batch["tokens"]
+    assert step["compute"] == pytest.approx(padded / 32 / 156e12)
+    assert found["time"]["rate"]["tokens_per_second"] == last["tokens_per_second"]
+    assert last["hours"] * 3600 > found["time"]["seconds"]
+    origins = {each["key"]: each["origin"] for each in scale["assumptions"]}
+    assert origins["MFU of one GPU"] == "--mfu"
+    assert origins["bandwidth between nodes, one GPU's share"].startswith("default of --bandwidth")
+
+
+def test_gpus_in_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    typed = (*RUN, "--gpus=16", "--ds_config", ROOT / "ds_configs/zero3.json", *GPUS, "--bandwidth=12.5")
+    assert command("plan", *typed) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "40% of 312 TFLOP/s",
+        "12.5 GB/s │ --bandwidth",
+        "A step on 16 GPU(s) on 2 node(s), modelled, by stage",
+        "3, chosen",
+        "modelled for 16 GPUs",
+        "waiting for the slowest rank",
+    ):
+        assert part in out, part
+
+
+def test_a_rate_of_fewer_gpus(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Of as many as are planned it comes back; of one, by option or by the run's config.json, it is scaled."""
+    typed = (*RUN, "--gpus=16", *GPUS)
+    rate = "--tokens-per-second=1e6"
+    same = planned(capsys, *typed, rate)["time"]["rate"]["tokens_per_second"]
+    assert same == pytest.approx(1e6)
+    scaled = planned(capsys, *typed, rate, "--measured-ranks=1")["scale"]
+    assert scaled["worlds"][0]["tokens_per_second"] == pytest.approx(1e6)
+    assert 1e6 < scaled["worlds"][-1]["tokens_per_second"] < 16e6
+    (tmp_path / "metrics.jsonl").write_text('{"tokens_per_second": 1e6}\n')
+    run = {"ranks": 1, "backend": "fsdp", "stage": 0, "precision": "bf16"}
+    (tmp_path / "config.json").write_text(json.dumps({"run": run}))
+    assert planned(capsys, *typed, "--run", tmp_path)["scale"]["worlds"] == scaled["worlds"]
 
 
 def test_without_a_store_it_says_how_to_get_one(

@@ -1,0 +1,184 @@
+"""What `plan` is told of the GPUs whose step it models: options, their defaults, and what each figure is from."""
+
+import argparse
+from dataclasses import dataclass
+from math import ceil, isfinite
+
+import torch
+
+from pretrain import comm
+from pretrain.errors import UsageError
+from pretrain.plan import Rate
+from pretrain.plan.collectives import Link, Network
+from pretrain.plan.scale import Machine
+from pretrain.plan.scaling import AskedScale
+from pretrain.plan.settings import DEFAULT, Setting
+
+GPUS_PER_NODE = 8
+_GB, _MICROSECOND = 1e9, 1e-6
+_MFU = 0.4
+_ASSUMED = "assumed"
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """An option that has a default."""
+
+    option: str
+    unit: str
+    default: float
+    of: str  # what the default is of
+    label: str
+
+    @property
+    def name(self) -> str:
+        return self.option.removeprefix("--").replace("-", "_")
+
+
+# NCCL's own cost model (src/graph/tuning.cc) for A100: what its rings reach inside a node, and a hop of them.
+_INSIDE = _Figure(
+    "--node-bandwidth",
+    "GB/s",
+    235,
+    "NVLink of an A100",
+    "bandwidth of one GPU inside a node",
+)
+_BETWEEN = _Figure(
+    "--bandwidth",
+    "GB/s",
+    20,
+    "200 Gb/s a GPU, four fifths of it",
+    "bandwidth between nodes, one GPU's share",
+)
+_LATENCY = _Figure("--latency", "us", 9.6, "NCCL over InfiniBand", "latency of a hop between nodes")
+_DISK = _Figure(
+    "--disk-bandwidth", "GB/s", 1, "a shared file system", "checkpoints on disk, all ranks together"
+)
+_FIGURES = (_BETWEEN, _INSIDE, _LATENCY, _DISK)
+# Not asked for: they differ little, and a step hardly depends on them.
+_HOP_INSIDE_US, _MEMORY, _COPY = 3.4, 1500, 20
+_NEEDS_GPUS = ("mfu", "measured_ranks", *(each.name for each in _FIGURES))
+
+
+def add_scale_arguments(parser: argparse.ArgumentParser) -> None:
+    """All but --mfu, which stands beside the other ways to say how fast a run is."""
+    parser.add_argument(
+        "--gpus",
+        metavar="N",
+        type=int,
+        help="as --ranks N --device cuda, 8 to a node unless --nodes is said; models how long a step takes there",
+    )
+    parser.add_argument(
+        "--measured-ranks",
+        metavar="N",
+        type=int,
+        help="whose rate --tokens-per-second or --run is (default: as its config.json says, else those planned)",
+    )
+    for each in _FIGURES:
+        said = f"{each.label} (default: {each.default:g}, {each.of})"
+        parser.add_argument(each.option, metavar=each.unit.upper(), type=float, help=said)
+
+
+def settle_gpus(arguments: argparse.Namespace) -> None:
+    """Puts what --gpus says into ranks, device and nodes.
+
+    Raises UsageError where they say otherwise, and where something is said of GPUs that are not asked for.
+    """
+    _check(arguments)
+    gpus = arguments.gpus
+    if gpus is None:
+        arguments.nodes = 1 if arguments.nodes is None else arguments.nodes
+        for name in _NEEDS_GPUS:
+            if getattr(arguments, name) is not None:
+                raise UsageError(f"--{name.replace('_', '-')} is of the GPUs of --gpus: give --gpus N too.")
+        return
+    if arguments.ranks not in (None, gpus):
+        raise UsageError(
+            f"--gpus is {gpus} and --ranks {arguments.ranks}: every GPU is a rank; give one of them."
+        )
+    if arguments.device == "cpu":
+        raise UsageError("--gpus asks for GPUs and --device for cpu: leave one of them out.")
+    arguments.ranks, arguments.device = gpus, "cuda"
+    arguments.nodes = ceil(gpus / GPUS_PER_NODE) if arguments.nodes is None else arguments.nodes
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    for name in ("gpus", "measured_ranks"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} is {value}: give 1 or more.")
+    for each in _FIGURES:
+        value = getattr(arguments, each.name)
+        if value is not None and not (isfinite(value) and value > 0):
+            raise UsageError(f"{each.option} is {value:g}: give a number above 0.")
+    if arguments.mfu is not None and not 0 < arguments.mfu <= 1:
+        raise UsageError(f"--mfu is {arguments.mfu:g}: give a share of the peak above 0 and up to 1.")
+
+
+def asked_scale(
+    arguments: argparse.Namespace, rate: Rate | None, said_peak_tflops: float | None
+) -> AskedScale | None:
+    """None without --gpus. Raises UsageError where figures do not go together."""
+    if arguments.gpus is None:
+        return None
+    if arguments.mfu is not None and said_peak_tflops is None and not torch.cuda.is_available():
+        raise UsageError("--mfu is a share of the GPU's peak: give that too, as log.peak_tflops=TFLOPS.")
+    if arguments.measured_ranks is not None and rate is None:
+        raise UsageError("--measured-ranks is of a measured rate: give --tokens-per-second or --run too.")
+    measured = arguments.measured_ranks or (rate and rate.ranks) or arguments.gpus
+    per_node = ceil(arguments.gpus / arguments.nodes)
+    inside, between, latency, disk = (
+        _value(arguments, each) for each in (_INSIDE, _BETWEEN, _LATENCY, _DISK)
+    )
+    machine = Machine(
+        network=Network(
+            inside=Link(inside * _GB, _HOP_INSIDE_US * _MICROSECOND),
+            between=Link(between * _GB, latency * _MICROSECOND),
+        ),
+        ranks_per_node=per_node,
+        memory_bytes_per_second=_MEMORY * _GB,
+        copy_bytes_per_second=_COPY * _GB,
+        disk_bytes_per_second=disk * _GB,
+    )
+    return AskedScale(
+        machine=machine,
+        mfu=_MFU if arguments.mfu is None else arguments.mfu,
+        peak_flops=_peak(said_peak_tflops),
+        measured_ranks=measured,
+        assumptions=tuple(_assumptions(arguments, per_node, rate is None)),
+    )
+
+
+def _value(arguments: argparse.Namespace, figure: _Figure) -> float:
+    said: float | None = getattr(arguments, figure.name)
+    return figure.default if said is None else said
+
+
+def _peak(said_tflops: float | None) -> float | None:
+    """FLOP/s of one GPU: as the recipe says, else of the one that is here."""
+    if said_tflops is not None:
+        return said_tflops * 1e12
+    return comm.peak_flops(torch.device("cuda")) if torch.cuda.is_available() else None
+
+
+def _assumptions(arguments: argparse.Namespace, per_node: int, goes_by_mfu: bool) -> list[Setting]:
+    found = [Setting("GPUs of a node", per_node, "--gpus over --nodes (default: 8 to a node)")]
+    if goes_by_mfu:
+        is_said = arguments.mfu is not None
+        found.append(Setting("MFU of one GPU", _value_of_mfu(arguments.mfu), "--mfu" if is_said else DEFAULT))
+    for each in _FIGURES:
+        is_said = getattr(arguments, each.name) is not None
+        origin = each.option if is_said else f"{DEFAULT} of {each.option}: {each.of}"
+        found.append(Setting(each.label, f"{_value(arguments, each):g} {each.unit}", origin))
+    return [
+        *found,
+        Setting("latency of a hop inside a node", f"{_HOP_INSIDE_US:g} us", f"{_ASSUMED}: NCCL over NVLink"),
+        Setting("memory of one GPU, under the optimizer", f"{_MEMORY:,} GB/s", _ASSUMED),
+        Setting("checkpoints, from a GPU to its host", f"{_COPY} GB/s", f"{_ASSUMED}: PCIe 4"),
+        Setting("gradients", "4 bytes each", "they are always summed in fp32"),
+        Setting("forward", "a third of the FLOPs", f"{_ASSUMED}, for what hides behind which pass"),
+    ]
+
+
+def _value_of_mfu(said: float | None) -> str:
+    return f"{_MFU if said is None else said:.1%}"

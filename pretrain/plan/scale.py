@@ -1,0 +1,235 @@
+"""How long a step takes on so many GPUs, on paper: what computes, what is exchanged, and what of that is waited for.
+
+1. forward and backward: the step's FLOPs, those of padding too, cut evenly, at the rate that one GPU achieves; a third
+   is forward;
+2. exchanges (`exchanges`), by NCCL's cost model (`collectives`). What goes in p pieces behind a pass hides behind all
+   of it but one piece: the first piece that a pass needs, or the last that it leaves, has nothing beside it. Exchanges
+   behind the same pass share the links, and what the pass cannot hide is waited for;
+3. the optimizer: the bytes of master weights, gradients and moments that a rank reads and writes, at the rate of its
+   memory: twice through weights and moments, as LAMB's norms lie between;
+4. a checkpoint: training waits for the copy to host memory, and for an earlier save that is not over; it is written in
+   the background by all ranks at once.
+
+Left out: data loading and stragglers, which are the ranks' waiting for the slowest of them; evaluation; offloading;
+a network that other jobs use.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from math import ceil
+
+from pretrain.plan.collectives import Network
+from pretrain.plan.exchanges import FP32, Exchange, Overlap, Pass, What, exchanges
+from pretrain.plan.memory import Engine
+from pretrain.plan.parameters import Shapes
+from pretrain.plan.shards import held_numel
+
+_SHARES = {"forward": 1 / 3, "backward": 2 / 3}  # of a micro-batch's FLOPs
+_HALVINGS = 200
+
+
+@dataclass(frozen=True)
+class Machine:
+    """GPUs in nodes. Bytes per second: of a GPU's memory as the optimizer achieves it, of a GPU's copies to its host,
+    and of the file system that all ranks write to, together."""
+
+    network: Network
+    ranks_per_node: int
+    memory_bytes_per_second: float
+    copy_bytes_per_second: float
+    disk_bytes_per_second: float
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, and how. `gradient_bytes`: of an element, where gradients are summed; `micro_batch`: rows."""
+
+    engine: Engine
+    shapes: Shapes
+    micro_batch: int
+    overlap: Overlap
+    gradient_bytes: int = FP32
+
+    def on(self, ranks: int) -> "Job":
+        """The same with another number of ranks; groups larger than that are all ranks."""
+        group, second = self.engine.shard_group, self.overlap.second_group
+        engine = replace(self.engine, ranks=ranks, shard_group=group if group and group < ranks else None)
+        overlap = replace(self.overlap, second_group=second if second and second < ranks else None)
+        return replace(self, engine=engine, overlap=overlap)
+
+    def at_stage(self, stage: int) -> "Job":
+        """The same under another ZeRO stage."""
+        return replace(self, engine=replace(self.engine, stage=stage))
+
+
+@dataclass(frozen=True)
+class Work:
+    """One optimizer step of all ranks together: FLOPs of what is computed, padding included."""
+
+    rows: int
+    flops: float
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """Seconds of a step: of the exchange alone, and what of them is waited for."""
+
+    seconds: float
+    exposed: float
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Seconds of one step on so many ranks."""
+
+    ranks: int
+    nodes: int
+    stage: int
+    accumulation: int
+    compute: float
+    optimizer: float
+    gradients: Exchanged
+    weights: Exchanged
+    norms: Exchanged
+
+    @property
+    def exposed(self) -> float:
+        """What is waited for of all exchanges."""
+        return self.gradients.exposed + self.weights.exposed + self.norms.exposed
+
+    @property
+    def seconds(self) -> float:
+        return self.compute + self.optimizer + self.exposed
+
+
+@dataclass(frozen=True)
+class SaveCost:
+    """Seconds of one checkpoint: the copy that training waits for, the writing beside it, and what training waits for
+    in all where it is saved again after `interval` seconds."""
+
+    copy: float
+    write: float
+    interval: float
+
+    @property
+    def exposed(self) -> float:
+        return self.copy + max(0.0, self.write - self.interval)
+
+    @property
+    def share(self) -> float:
+        """Of the run's time."""
+        return self.exposed / (self.interval + self.exposed)
+
+
+def step_cost(job: Job, machine: Machine, work: Work, flops_per_second: float) -> StepCost:
+    """Of `work` on the ranks of the job, of which each computes so many FLOPs a second in forward and backward."""
+    ranks = job.engine.ranks
+    accumulation = max(1, ceil(work.rows / (job.micro_batch * ranks)))
+    compute = work.flops / ranks / flops_per_second
+    sent = exchanges(job.engine, job.shapes, machine.ranks_per_node, job.overlap, job.gradient_bytes)
+    found = _waited(sent, machine.network, compute / accumulation, accumulation)
+    return StepCost(
+        ranks=ranks,
+        nodes=ceil(ranks / machine.ranks_per_node),
+        stage=job.engine.stage,
+        accumulation=accumulation,
+        compute=compute,
+        optimizer=_optimizer_seconds(job, machine),
+        gradients=found["gradients"],
+        weights=found["weights"],
+        norms=found["norms"],
+    )
+
+
+def save_cost(rank_bytes: int, whole_bytes: int, machine: Machine, interval: float) -> SaveCost:
+    """Of a checkpoint of which the fullest rank copies `rank_bytes`, saved again after `interval` seconds."""
+    return SaveCost(
+        copy=rank_bytes / machine.copy_bytes_per_second,
+        write=whole_bytes / machine.disk_bytes_per_second,
+        interval=interval,
+    )
+
+
+def achieved_flops(job: Job, machine: Machine, work: Work, seconds: float) -> float | None:
+    """FLOPs per second of one GPU in forward and backward, where a step of `work` took `seconds` on the job's ranks.
+
+    The exchanges and the optimizer's step that the model finds there are taken off. None where they alone take longer.
+    """
+
+    def modelled(compute: float) -> float:
+        return step_cost(job, machine, work, work.flops / job.engine.ranks / compute).seconds
+
+    low, high = 0.0, seconds
+    for _ in range(
+        _HALVINGS
+    ):  # the more is computed the longer it takes: overlap hides no more than was added
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        low, high = (middle, high) if modelled(middle) < seconds else (low, middle)
+    # Where even next to no computing takes longer than was measured, the search ends at 0.
+    return None if modelled(high) > seconds * (1 + 1e-9) else work.flops / job.engine.ranks / high
+
+
+def _optimizer_seconds(job: Job, machine: Machine) -> float:
+    """Gradients are read once; weights are read twice and written once; moments are read twice and written once."""
+    engine = job.engine
+    held = held_numel(engine.backend, engine.stage, job.shapes.trained, engine.group)
+    return FP32 * held * (4 + 3 * engine.num_moments) / machine.memory_bytes_per_second
+
+
+def _waited(
+    sent: Iterable[Exchange], network: Network, micro_batch_seconds: float, accumulation: int
+) -> dict[What, Exchanged]:
+    """Over a step, by what is exchanged."""
+    each = [(exchange, exchange.seconds(network)) for exchange in sent]
+    found: dict[What, Exchanged] = {}
+    for what in ("gradients", "weights", "norms"):
+        seconds = exposed = 0.0
+        for exchange, alone in each:
+            if exchange.what != what:
+                continue
+            seconds += alone * (accumulation if exchange.every_micro_batch else 1)
+            if exchange.behind is None:
+                exposed += alone * (accumulation if exchange.every_micro_batch else 1)
+            else:
+                exposed += _behind(exchange, alone, each, micro_batch_seconds, accumulation)
+        found[what] = Exchanged(seconds, exposed)
+    return found
+
+
+def _behind(
+    exchange: Exchange,
+    alone: float,
+    each: list[tuple[Exchange, float]],
+    micro_batch_seconds: float,
+    accumulation: int,
+) -> float:
+    """Seconds that a step waits for `exchange`, beside the others behind the same pass.
+
+    One pass of a step has them all: the first forward pass, or the last backward pass. The others have those of every
+    micro-batch.
+    """
+    beside = [(other, seconds) for other, seconds in each if other.behind == exchange.behind]
+    regular = [pair for pair in beside if pair[0].every_micro_batch]
+    window = _SHARES[_pass_of(exchange)] * micro_batch_seconds
+    once = _share_waited(exchange, alone, beside, window)
+    if not exchange.every_micro_batch:
+        return once
+    return once + (accumulation - 1) * _share_waited(exchange, alone, regular, window)
+
+
+def _pass_of(exchange: Exchange) -> Pass:
+    assert exchange.behind is not None
+    return exchange.behind
+
+
+def _share_waited(
+    exchange: Exchange, alone: float, beside: list[tuple[Exchange, float]], window: float
+) -> float:
+    """One piece, and of what a pass of `window` seconds cannot hide, the part that is this exchange's."""
+    pieces = min(other.pieces for other, _ in beside)
+    rest = sum(seconds * (1 - 1 / other.pieces) for other, seconds in beside)
+    own = alone * (1 - 1 / exchange.pieces)
+    over = max(0.0, rest - window * (1 - 1 / pieces))
+    return alone - own + (over * own / rest if rest else 0.0)

@@ -1,0 +1,77 @@
+"""How long a step is modelled to take, as tables for people: what is assumed, each stage, each number of GPUs."""
+
+from collections.abc import Iterator
+
+from rich.markup import escape
+from rich.table import Table
+
+from pretrain.plan.scale import Exchanged, StepCost
+from pretrain.plan.scaling import Scale, ScaleRow
+
+_WORDS = (
+    "Milliseconds of a step: of exchanges what is waited for, and in brackets how long they take, the rest of which "
+    "hides behind forward and backward; norms: small sums, of losses and for clipping and trust ratios; save: a "
+    "checkpoint's part of the time, the copy to host memory that training waits for; efficiency: over one GPU, with "
+    "the same global batch. Not in it: data loading, waiting for the slowest rank, evaluation, offloading."
+)
+
+
+def scale_tables(scale: Scale, chosen: int) -> Iterator[Table | str]:
+    """`chosen`: the stage of the run."""
+    yield _assumptions(scale)
+    last = scale.worlds[-1].step
+    title = f"A step on {last.ranks} GPU(s) on {last.nodes} node(s), modelled, by stage"
+    yield _rows(title, "stage", [(_stage(row.step, chosen), row) for row in scale.stages])
+    title = f"The same by number of GPUs, stage {chosen}: those that divide the global batch"
+    yield _rows(title, "GPUs", [(f"{row.step.ranks:,}", row) for row in scale.worlds])
+    yield _WORDS
+
+
+def _assumptions(scale: Scale) -> Table:
+    table = Table("", "value", "from", title="What the model of a step goes by", title_justify="left")
+    table.columns[1].justify = "right"
+    pace = scale.pace
+    rate = f"{pace.flops_per_second / 1e12:,.1f} TFLOP/s"
+    table.add_row("one GPU in forward and backward", rate, escape(pace.origin))
+    for each in scale.asked.assumptions:
+        table.add_row(escape(each.key), escape(str(each.value)), escape(each.origin))
+    return table
+
+
+def _stage(step: StepCost, chosen: int) -> str:
+    return f"[bold]{step.stage}, chosen[/bold]" if step.stage == chosen else str(step.stage)
+
+
+def _rows(title: str, first: str, rows: list[tuple[str, ScaleRow]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column(first)
+    parts = ("compute", "gradients", "weights", "norms", "optimizer", "step")
+    for name in (*parts, "save", "samples/s", "tokens/s", "MFU", "efficiency", "hours"):
+        table.add_column(name, justify="right")
+    for name, row in rows:
+        step = row.step
+        table.add_row(
+            name,
+            _milliseconds(step.compute),
+            *(_exchanged(each) for each in (step.gradients, step.weights, step.norms)),
+            _milliseconds(step.optimizer),
+            f"[bold]{_milliseconds(step.seconds)}[/bold]",
+            f"{row.save.share:.2%}",
+            f"{row.samples_per_second:,.0f}",
+            f"{row.tokens_per_second:,.0f}",
+            "" if row.mfu is None else f"{row.mfu:.1%}",
+            f"{row.efficiency:.1%}",
+            f"{row.hours:,.2f}",
+        )
+    return table
+
+
+def _exchanged(each: Exchanged) -> str:
+    """Waited for (alone)."""
+    if not each.seconds:
+        return "0"
+    return f"{_milliseconds(each.exposed)} ({_milliseconds(each.seconds)})"
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:,.0f}" if seconds >= 0.1 else f"{1000 * seconds:,.1f}"

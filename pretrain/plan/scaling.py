@@ -1,0 +1,178 @@
+"""A planned run on so many GPUs, by the cost model of `scale`: how fast one GPU computes, each ZeRO stage on the ranks
+that were asked for, and the chosen stage on one GPU, two, four, up to those."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pretrain.config import Recipe
+from pretrain.errors import UsageError
+from pretrain.optim import Rule
+from pretrain.plan.checkpoints import CheckpointFigures, checkpoint_figures
+from pretrain.plan.course import BatchFigures, Course
+from pretrain.plan.rate import Rate
+from pretrain.plan.scale import Job, Machine, SaveCost, StepCost, Work, achieved_flops, save_cost, step_cost
+from pretrain.plan.settings import Setting
+
+_STAGES = (0, 1, 2, 3)
+
+
+@dataclass(frozen=True)
+class AskedScale:
+    """What the command line says of the GPUs. `mfu`: the share of `peak_flops`, of one GPU and a second, that forward
+    and backward achieve; not asked where the rate was measured, on `measured_ranks`. `assumptions`: all figures, and
+    where each is from."""
+
+    machine: Machine
+    mfu: float
+    peak_flops: float | None
+    measured_ranks: int
+    assumptions: tuple[Setting, ...]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """FLOPs per second that one GPU achieves in forward and backward."""
+
+    flops_per_second: float
+    origin: str
+
+
+@dataclass(frozen=True)
+class ScaleRow:
+    """One stage on one number of ranks. `efficiency`: over one GPU of the same stage and micro-batch. `hours`: of the
+    whole run, with its saves."""
+
+    step: StepCost
+    save: SaveCost
+    samples_per_second: float
+    tokens_per_second: float
+    mfu: float | None
+    efficiency: float
+    hours: float
+
+
+@dataclass(frozen=True)
+class Scale:
+    """All of it. `worlds`: the chosen stage on each number of ranks that the global batch divides over."""
+
+    asked: AskedScale
+    pace: Pace
+    stages: tuple[ScaleRow, ...]
+    worlds: tuple[ScaleRow, ...]
+
+
+@dataclass(frozen=True)
+class Modelled:
+    """A job on GPUs whose pace is known."""
+
+    asked: AskedScale
+    job: Job
+    pace: Pace
+
+    @classmethod
+    def of(cls, asked: AskedScale, job: Job, batch: BatchFigures, rate: Rate | None) -> "Modelled":
+        """`rate`: measured, of steps of that batch; None: it goes by a share of the peak.
+
+        Raises UsageError where neither is known, and where a rate is faster than the links that were said let it be.
+        """
+        return cls(asked, job, _pace(asked, job, batch, rate))
+
+    def rate(self, batch: BatchFigures) -> Rate:
+        """Of steps of that batch."""
+        cost = step_cost(self.job, self.asked.machine, _work(batch), self.pace.flops_per_second)
+        ranks = self.job.engine.ranks
+        return Rate(batch.tokens / cost.seconds, f"modelled for {ranks} GPUs", ranks)
+
+    def scale(self, recipe: Recipe, rule: Rule, course: Course) -> Scale:
+        """Its rows for a whole run."""
+        return _Rows(self.asked, self.pace, self.job, recipe, rule, course).scale()
+
+
+def _pace(asked: AskedScale, job: Job, batch: BatchFigures, rate: Rate | None) -> Pace:
+    if rate is None:
+        if asked.peak_flops is None:
+            raise UsageError(
+                "--gpus needs to know how fast one computes: give log.peak_tflops=TFLOPS (its data sheet's) and --mfu, "
+                "or a measured rate by --run or --tokens-per-second."
+            )
+        return Pace(asked.mfu * asked.peak_flops, f"{asked.mfu:.0%} of {asked.peak_flops / 1e12:g} TFLOP/s")
+    seconds = batch.tokens / rate.tokens_per_second
+    found = achieved_flops(job.on(asked.measured_ranks), asked.machine, _work(batch), seconds)
+    if found is None:
+        raise UsageError(
+            f"{rate.tokens_per_second:,.0f} tokens/s on {asked.measured_ranks} rank(s) is faster than exchanges and "
+            "optimizer alone would be: correct the rate, --measured-ranks, --bandwidth or --node-bandwidth."
+        )
+    return Pace(
+        found,
+        f"a step at {rate.tokens_per_second:,.0f} tokens/s on {asked.measured_ranks} rank(s) ({rate.origin}), less "
+        "what exchanges and optimizer take there",
+    )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What the rows of a scale depend on."""
+
+    asked: AskedScale
+    pace: Pace
+    job: Job
+    recipe: Recipe
+    rule: Rule
+    course: Course
+
+    def scale(self) -> Scale:
+        ranks = self.job.engine.ranks
+        worlds = [1 << power for power in range(ranks.bit_length()) if 1 << power < ranks] + [ranks]
+        return Scale(
+            asked=self.asked,
+            pace=self.pace,
+            stages=tuple(self._row(self.job.at_stage(stage)) for stage in self._stages()),
+            worlds=tuple(self._row(self.job.on(each)) for each in worlds if self._divides(each)),
+        )
+
+    def _stages(self) -> Sequence[int]:
+        """Groups and secondary partitions are of the stages that may have them."""
+        lowest = 3 if self.job.overlap.second_group else 1 if self.job.engine.shard_group else 0
+        return [stage for stage in _STAGES if stage >= lowest]
+
+    def _divides(self, ranks: int) -> bool:
+        """Whether so many ranks can train it in the same micro-batches."""
+        group = self.job.engine.shard_group
+        if group is not None and ranks > group and ranks % group:
+            return False
+        return all(batch.rows % (self.job.micro_batch * ranks) == 0 for batch in self.course.batches)
+
+    def _row(self, job: Job) -> ScaleRow:
+        machine, pace = self.asked.machine, self.pace.flops_per_second
+        largest = self.course.batches[-1]
+        costs = [step_cost(job, machine, _work(batch), pace) for batch in self.course.batches]
+        step, alone = costs[-1], step_cost(job.on(1), machine, _work(largest), pace)
+        training = sum(
+            batch.steps * cost.seconds for batch, cost in zip(self.course.batches, costs, strict=True)
+        )
+        figures = checkpoint_figures(self.recipe, job.engine, job.shapes, self.rule, self.course.steps)
+        save = self._save(figures, step, training)
+        return ScaleRow(
+            step=step,
+            save=save,
+            samples_per_second=largest.samples / step.seconds,
+            tokens_per_second=largest.tokens / step.seconds,
+            mfu=self._mfu(largest, step),
+            efficiency=alone.seconds / (step.ranks * step.seconds),
+            # The last save is waited for to its end.
+            hours=(training + figures.saved * save.exposed + save.write) / 3600,
+        )
+
+    def _save(self, figures: CheckpointFigures, step: StepCost, training: float) -> SaveCost:
+        interval = min(training, self.recipe.checkpoint.every * step.seconds or training)
+        return save_cost(figures.rank_bytes, figures.whole_bytes, self.asked.machine, interval)
+
+    def _mfu(self, batch: BatchFigures, step: StepCost) -> float | None:
+        peak = self.asked.peak_flops
+        return None if peak is None else batch.flops / step.seconds / (step.ranks * peak)
+
+
+def _work(batch: BatchFigures) -> Work:
+    """Padding is computed as tokens are, though no FLOPs of the work asked for."""
+    return Work(batch.rows, batch.flops * batch.places / batch.tokens)
