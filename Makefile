@@ -72,6 +72,7 @@ bench-saving: environment ## what a checkpoint costs a training, beside a plain 
 
 bench-plan: environment ## what `pretrain plan` says of a run's memory beside real runs; half an hour
 	python -m tests.benchmarks.plan_memory --output tests/benchmarks/results/plan_memory.json
+	python -m tests.benchmarks.activations --output tests/benchmarks/results/activations.json
 
 environment: $(INSTALLED) ## $(VENV) with everything in it
 
