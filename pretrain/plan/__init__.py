@@ -8,6 +8,9 @@ checkpoints                  bytes and files
 activations, memory          live bytes of every stage
 libraries, resident          and what a process on the CPU has resident besides
 tables, document             for people, and as JSON
+fitting                      the largest micro-batches and models that a rank's memory holds: `--fits`
+passes, candidates, tuning   real passes on this machine, and the search for a micro-batch by them: `--tune`
+search_tables                what both found, for people and as JSON
 """
 
 from pretrain.plan.planning import Asked, Plan, make_plan, open_corpus

@@ -79,28 +79,28 @@ def tune(plan: Plan, corpus: Corpus, seconds: float, say: Callable[[Trial | NotT
         found = search(measurer, checkpointing_ways(recipe), limits, say)
     finally:
         torch.set_num_threads(before)
-    on_cpu = device.type == "cpu"
+    on_cpu, share = device.type == "cpu", recipe.train.global_batch // asked.ranks
     return Tuning(
         search=found,
         device="CPU" if on_cpu else torch.cuda.get_device_name(device),
         threads=threads if on_cpu else None,
-        share=recipe.train.global_batch // asked.ranks,
+        share=share,
         compiled=recipe.train.compile,
-        advice=_advice(plan),
+        advice=() if found.best is None else _advice(plan, found.best.rows, share // found.best.rows),
     )
 
 
-def _advice(plan: Plan) -> tuple[str, ...]:
-    """What stands in the way of the overrides: a ds_config that says the same thing otherwise."""
+def _advice(plan: Plan, micro_batch: int, accumulation: int) -> tuple[str, ...]:
+    """What stands in the way of the overrides: a ds_config that says otherwise."""
     engine = plan.asked.config.engine
-    said = {
-        "train_micro_batch_size_per_gpu": engine.train_micro_batch_size_per_gpu,
-        "gradient_accumulation_steps": engine.gradient_accumulation_steps,
-    }
+    said = (
+        ("train_micro_batch_size_per_gpu", engine.train_micro_batch_size_per_gpu, micro_batch),
+        ("gradient_accumulation_steps", engine.gradient_accumulation_steps, accumulation),
+    )
     return tuple(
-        f'The ds_config says {key}: {value}; write "auto" there, so that the override holds.'
-        for key, value in said.items()
-        if value != "auto"
+        f'The ds_config says {key}: {value}, which does not go with it: write "auto" there.'
+        for key, value, found in said
+        if value not in ("auto", found)
     )
 
 
