@@ -14,6 +14,7 @@ from math import gcd
 from statistics import median
 from time import perf_counter
 
+import psutil
 import torch
 
 from pretrain import build, comm
@@ -116,9 +117,11 @@ class _DeviceMeasurer:
     def measure(self, checkpointing: Checkpointing, rows: int) -> Trial:
         limit = self._plan.asked.memory_bytes
         if self._device.type == "cpu" and limit is not None:
+            room = min(limit, psutil.virtual_memory().available)
             planned = self._peak(self._traced(checkpointing, rows), rows)
-            if planned > limit:
-                raise TooLarge(f"by the plan a rank would take {gib(planned)} of {gib(limit)}")
+            if planned > room:
+                where = gib(limit) if room == limit else f"{gib(room)} that are free here"
+                raise TooLarge(f"by the plan a rank would take {gib(planned)} of {where}")
         batch = first_rows(self._corpus, self._plan.asked.config.recipe, rows).batch(0, rows)
         try:
             seconds, activations = self._measured(checkpointing, batch)

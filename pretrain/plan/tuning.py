@@ -144,7 +144,7 @@ def _why_not(trials: list[Trial], rows: int, limits: Limits) -> str | None:
     seconds = last.seconds * rows / last.rows
     if seconds > limits.seconds:
         return (
-            f"a pass would take about {seconds:.0f} s, and at most {limits.seconds:g} s are given (--seconds)"
+            f"a pass would take about {seconds:.2g} s, and at most {limits.seconds:g} s are given (--seconds)"
         )
     return None
 

@@ -130,7 +130,8 @@ def test_the_tables_end_with_what_to_type(
 
 @pytest.mark.slow
 def test_compiled_where_the_recipe_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    found = planned(capsys, *QUICK, "train.compile=true", "train.global_batch=2")["tuning"]
+    arguments = ("--tune", "--seconds=0.2", "train.compile=true", "train.global_batch=2")
+    found = planned(capsys, *arguments)["tuning"]
     assert found["compiled"] and [each["rows"] for each in found["trials"]] == [1, 2] * 3
     assert found["recommended"] is not None
 

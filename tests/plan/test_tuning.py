@@ -129,7 +129,7 @@ def test_a_pass_that_would_take_too_long_is_not_tried() -> None:
     assert max(tried(result)) == 12 and 16 not in tried(result)
     (missing,) = result.not_tried
     assert missing.rows == 16
-    assert missing.reason == "a pass would take about 4 s, and at most 3.5 s are given (--seconds)"
+    assert missing.reason == "a pass would take about 3.6 s, and at most 3.5 s are given (--seconds)"
 
 
 def test_nothing_is_recommended_where_one_row_is_too_large() -> None:
