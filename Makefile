@@ -72,8 +72,9 @@ bench-large-batch: environment ## the same text in batches of 64 to 4,096 rows, 
 bench-saving: environment ## what a checkpoint costs a training, beside a plain torch.save; some minutes
 	python -m tests.benchmarks.saving --output tests/benchmarks/results/saving.json
 
-bench-plan: environment ## what `pretrain plan` says of a run's memory beside real runs; half an hour
+bench-plan: environment ## what `pretrain plan` says of memory beside real runs and passes; half an hour
 	python -m tests.benchmarks.plan_memory --output tests/benchmarks/results/plan_memory.json
+	python -m tests.benchmarks.activations --output tests/benchmarks/results/activations.json
 
 environment: $(INSTALLED) ## $(VENV) with everything in it
 

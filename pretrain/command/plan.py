@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import sys
+from itertools import chain
 from math import isfinite
 from pathlib import Path
 
@@ -13,9 +15,13 @@ from pretrain.command.line import Command
 from pretrain.command.plan_scale import add_scale_arguments, asked_scale, settle_gpus
 from pretrain.errors import UsageError
 from pretrain.plan import Asked, Rate, make_plan, measured_rate, open_corpus, sample_names
+from pretrain.plan.candidates import tune
 from pretrain.plan.document import as_document
+from pretrain.plan.fitting import what_fits
 from pretrain.plan.planning import DeviceType
+from pretrain.plan.search_tables import fits_document, fits_tables, said_of, tuning_document, tuning_tables
 from pretrain.plan.tables import tables
+from pretrain.plan.tuning import NotTried, Trial
 from pretrain.resume import earlier_cut
 from pretrain.run_arguments import (
     DEMO_STORE,
@@ -48,6 +54,23 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="GIB",
         type=float,
         help="that one rank may take (default: that of a GPU here, or this machine's over the ranks of a machine)",
+    )
+    parser.add_argument(
+        "--fits",
+        action="store_true",
+        help="also: the largest micro-batches and models that fit into --memory",
+    )
+    parser.add_argument(
+        "--tune",
+        action="store_true",
+        help="also: find the micro-batch by measuring on this machine; a minute for a small model",
+    )
+    parser.add_argument(
+        "--seconds",
+        metavar="S",
+        type=float,
+        default=2.0,
+        help="of --tune: for which each candidate is timed (default: 2)",
     )
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument("--tokens-per-second", metavar="RATE", type=float, help="of all ranks, for the time")
@@ -86,14 +109,29 @@ def _run(arguments: argparse.Namespace) -> None:
         print(line if arguments.json else "\n".join(names))
         return
     plan = make_plan(asked, corpus)
+    memory = asked.memory_bytes or 0
+    fits = what_fits(plan, corpus, memory) if arguments.fits else None
+    tuning = tune(plan, corpus, arguments.seconds, _say) if arguments.tune else None
     if arguments.json:
-        print(json.dumps(as_document(plan), indent=1))
+        found = as_document(plan)
+        found |= {} if fits is None else {"fits": fits_document(fits, memory)}
+        found |= {} if tuning is None else {"tuning": tuning_document(tuning)}
+        print(json.dumps(found, indent=1))
         return
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_FILE_COLUMNS)
-    for each in tables(plan):
+    for each in chain(
+        tables(plan),
+        () if fits is None else fits_tables(plan, fits, memory),
+        () if tuning is None else tuning_tables(plan, tuning),
+    ):
         console.print(each)
+
+
+def _say(found: Trial | NotTried) -> None:
+    """A search takes a minute or more."""
+    print(f"checkpointing {found.checkpointing}, {said_of(found)}", file=sys.stderr, flush=True)
 
 
 def _asked(arguments: argparse.Namespace) -> Asked:
@@ -105,7 +143,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name} is {value}: give 1 or more.")
-    for name in ("memory", "tokens_per_second"):
+    for name in ("memory", "tokens_per_second", "seconds"):
         value = getattr(arguments, name)
         if value is not None and not (isfinite(value) and value > 0):
             raise UsageError(f"--{name.replace('_', '-')} is {value:g}: give a number above 0.")
@@ -113,9 +151,16 @@ def _asked(arguments: argparse.Namespace) -> Asked:
         raise UsageError(
             f"--nodes is {arguments.nodes} but --ranks {ranks}: every machine has a rank at least."
         )
+    if arguments.samples is not None and (arguments.fits or arguments.tune):
+        raise UsageError("--samples lists a step and nothing else: leave out --fits and --tune.")
     config = resolved(arguments, ranks, earlier_cut(chosen_output(arguments), arguments.resume))
     per_node = -(-ranks // arguments.nodes)
     rate = _rate(arguments)
+    memory = _memory(arguments.memory, device, per_node)
+    if arguments.fits and memory is None:
+        raise UsageError(
+            "--fits asks what fits into a GPU that is not here: say how many GiB it has by --memory."
+        )
     return Asked(
         config=config,
         backend=arguments.backend,
@@ -124,7 +169,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
         ranks=ranks,
         nodes=arguments.nodes,
         device=device,
-        memory_bytes=_memory(arguments.memory, device, per_node),
+        memory_bytes=memory,
         rate=rate,
         store_origin=store_origin(arguments, config.recipe),
         scale=asked_scale(arguments, rate, config.recipe.log.peak_tflops),

@@ -25,7 +25,7 @@ from pretrain.doctor import (
 )
 from pretrain.doctor.finding import Finding, Line, Located, failed, folded, ok, warning
 from pretrain.doctor.here import Here
-from pretrain.doctor.limits import Late, quiet_libraries, within
+from pretrain.doctor.limits import Late, within
 from pretrain.doctor.meeting import (
     COMING_LIMITS,
     TELLING_SECONDS,
@@ -36,6 +36,7 @@ from pretrain.doctor.meeting import (
 )
 from pretrain.doctor.together import Who
 from pretrain.errors import DataError, PretrainError
+from pretrain.said.quiet import quiet_libraries
 
 SECTIONS = (
     "versions",

@@ -2,14 +2,9 @@
 
 A file system or a peer that gives no answer holds a system call for ever, which nothing in the process can end. So the
 thread is left behind, and the process ends without waiting for it.
-
-And nothing may drown what is found: libraries write past Python about what is a finding here.
 """
 
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from threading import Thread
 from typing import TypeVar
 
@@ -39,19 +34,3 @@ def within(seconds: float, action: Callable[[], T]) -> T:
     if not results:
         raise Late
     return results[0]
-
-
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """What this process writes on standard error is lost meanwhile: torch's C++ writes a page of frames about each try
-    to reach another, and its level is set by the environment alone, before torch is there."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
-    try:
-        yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)

@@ -28,6 +28,7 @@ from pretrain.model import configs
 from pretrain.model.attention import PACKED, register_packed_attention
 from pretrain.model.encoder import PretrainingModel
 from pretrain.model.frozen import freeze
+from pretrain.model.presets import Preset
 from pretrain.rng import key as random_key
 
 Objective = Literal["nsp", "sop", "mlm"]
@@ -40,7 +41,7 @@ class ModelOptions:
     """The `model` section of a recipe, `train.activation_checkpointing` (k: every k-th layer) and
     `train.label_smoothing`."""
 
-    preset: str | None = None
+    preset: str | Preset | None = None  # a name, or sizes that have none
     config: Path | str | None = None
     pretrained: Path | str | None = None
     dropout: float | None = None
@@ -118,7 +119,8 @@ def _config(
         config = configs.config_from_json(Path(options.config), "model.config", vocab_size)
         configs.check_vocabulary(config, "model.config", vocab_size)
     else:
-        config = configs.config_from_preset(str(options.preset), vocab_size)
+        assert options.preset is not None
+        config = configs.config_from_preset(options.preset, vocab_size)
     configs.fit_special_ids(config, special_ids)
     return given[0], config
 

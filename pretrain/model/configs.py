@@ -20,7 +20,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from pretrain.errors import DataError, UsageError
 from pretrain.files import read_bounded
 from pretrain.model.heads import SUPPORTED_MODEL_TYPES
-from pretrain.model.presets import PRESETS, preset_config
+from pretrain.model.presets import PRESETS, Preset, preset_config
 
 _ATTENTION_DROPOUT_KEYS = ("attention_probs_dropout_prob", "attention_dropout")
 _DROPOUT_KEYS = (*_ATTENTION_DROPOUT_KEYS, "hidden_dropout_prob", "embedding_dropout", "mlp_dropout")
@@ -51,14 +51,15 @@ _MAX_TOKENIZER_BYTES = 1 << 28
 _MISSPELT = 0.85
 
 
-def config_from_preset(name: str, vocab_size: int) -> PreTrainedConfig:
-    if name not in PRESETS:
-        nearest = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)[0]
+def config_from_preset(preset: str | Preset, vocab_size: int) -> PreTrainedConfig:
+    """By its name in the recipe, or by its sizes."""
+    if isinstance(preset, str) and preset not in PRESETS:
+        nearest = difflib.get_close_matches(preset, PRESETS, n=1, cutoff=0.0)[0]
         raise UsageError(
-            f"model.preset: there is no preset {name!r}; did you mean {nearest!r}? "
+            f"model.preset: there is no preset {preset!r}; did you mean {nearest!r}? "
             f"(the presets are {', '.join(PRESETS)})"
         )
-    return preset_config(name, vocab_size)
+    return preset_config(preset, vocab_size)
 
 
 def config_from_json(path: Path, key: str, vocab_size: int) -> PreTrainedConfig:

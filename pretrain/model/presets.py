@@ -13,8 +13,11 @@ _HEAD_SIZE = 64
 
 @dataclass(frozen=True)
 class Preset:
+    """The sizes of a BERT."""
+
     num_layers: int
     hidden_size: int
+    num_positions: int = 512
 
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
@@ -29,13 +32,14 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 )
 
 
-def preset_config(name: str, vocab_size: int) -> BertConfig:
-    """The Hugging Face config of a preset; everything but its size is BERT's default (512 positions)."""
-    preset = PRESETS[name]
+def preset_config(preset: str | Preset, vocab_size: int) -> BertConfig:
+    """The Hugging Face config of a preset, by its name or its sizes; all else is BERT's default."""
+    preset = PRESETS[preset] if isinstance(preset, str) else preset
     return BertConfig(
         vocab_size=vocab_size,
         hidden_size=preset.hidden_size,
         num_hidden_layers=preset.num_layers,
         num_attention_heads=preset.hidden_size // _HEAD_SIZE,
         intermediate_size=4 * preset.hidden_size,
+        max_position_embeddings=preset.num_positions,
     )

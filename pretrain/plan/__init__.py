@@ -10,6 +10,9 @@ collectives, exchanges       how long an exchange takes, and what is exchanged i
 scale, scaling               a step's time on many GPUs; a run's, by stage and number of GPUs
 libraries, resident          and what a process on the CPU has resident besides
 tables, document             for people, and as JSON
+fitting                      the largest micro-batches and models that a rank's memory holds: `--fits`
+passes, candidates, tuning   real passes on this machine, and the search for a micro-batch by them: `--tune`
+search_tables                what both found, for people and as JSON
 """
 
 from pretrain.plan.planning import Asked, Plan, make_plan, open_corpus

@@ -39,7 +39,9 @@ from pretrain.plan.scaling import AskedScale, Modelled, Scale
 from pretrain.plan.settings import Setting, settings_of
 
 DeviceType = Literal["cpu", "cuda"]
-_STAGES = (0, 1, 2, 3)
+# Type of the weights in the passes, and what autocast makes of them, if it does.
+Way = tuple[torch.dtype, torch.dtype | None]
+STAGES = (0, 1, 2, 3)
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -105,6 +107,13 @@ class Plan:
     memory: tuple[StageMemory, ...]
     rate: Rate | None
     scale: Scale | None
+    memory_model: "MemoryModel"
+
+    @property
+    def libraries(self) -> int | None:
+        """Resident bytes of a rank without a model; None of a GPU."""
+        resident = self.memory[0].resident
+        return None if resident is None else resident.libraries
 
 
 def open_corpus(asked: Asked) -> Corpus:
@@ -133,7 +142,9 @@ def make_plan(asked: Asked, corpus: Corpus) -> Plan:
         scale = None if modelled is None else modelled.scale(recipe, rule, course)
         schedule, _ = build_schedule(recipe, lambda: build.samples_per_step(corpus, recipe))
         checkpoints = checkpoint_figures(recipe, engine, shapes, rule, course.steps)
-        memory = _Memory(asked, cut, engine, model, shapes, rows, course)
+        memory = MemoryModel(
+            asked, cut, engine, model, shapes, rows, course, cut.micro_batch * cut.accumulation
+        )
         live = memory.live()
         taken = None if libraries is None else libraries.num_bytes()
     finally:
@@ -151,6 +162,7 @@ def make_plan(asked: Asked, corpus: Corpus) -> Plan:
         memory=tuple(memory.of_stage(stage, each, taken) for stage, each in live.items()),
         rate=rate,
         scale=scale,
+        memory_model=memory,
     )
 
 
@@ -191,8 +203,8 @@ def _overlap(asked: Asked) -> Overlap:
 
 
 @dataclass(frozen=True)
-class _Memory:
-    """What the memory of a stage depends on."""
+class MemoryModel:
+    """What the memory of a stage depends on. `rows_of_rank`: of a step, in however many micro-batches."""
 
     asked: Asked
     cut: Cut
@@ -201,24 +213,31 @@ class _Memory:
     shapes: Shapes
     rows: RowFigures
     course: Course
+    rows_of_rank: int
 
     def live(self) -> dict[int, LiveBytes]:
         """By stage; stages that compute in the same way have the same activations."""
-        engines = {stage: replace(self.engine, stage=stage) for stage in _STAGES}
-        ways = {stage: self._way(engine) for stage, engine in engines.items()}
-        batch = MicroBatch(
-            rows=self.cut.micro_batch,
-            seq_len=self.rows.seq_len,
-            samples=ceil(self.cut.micro_batch * self.rows.samples_per_row),
-            masked=ceil(self.cut.micro_batch * self.rows.masked_per_row),
-        )
-        traced = {way: activation_bytes(self.model, batch, *way) for way in set(ways.values())}
-        return {
-            stage: live_bytes(engine, self.shapes, traced[ways[stage]]) for stage, engine in engines.items()
-        }
+        ways = {stage: self.way(stage) for stage in STAGES}
+        traced = {way: self.activations(way, self.cut.micro_batch) for way in set(ways.values())}
+        return {stage: self.live_with(stage, traced[way]) for stage, way in ways.items()}
 
-    def _way(self, engine: Engine) -> tuple[torch.dtype, torch.dtype | None]:
-        """Type of the weights in the passes, and what autocast makes of them, if it does."""
+    def live_with(self, stage: int, activations: int) -> LiveBytes:
+        """Under a stage, beside so many bytes of activations."""
+        return live_bytes(replace(self.engine, stage=stage), self.shapes, activations)
+
+    def activations(self, way: Way, micro_batch: int) -> int:
+        """Bytes of a micro-batch of so many rows of the mean kind, traced."""
+        batch = MicroBatch(
+            rows=micro_batch,
+            seq_len=self.rows.seq_len,
+            samples=ceil(micro_batch * self.rows.samples_per_row),
+            masked=ceil(micro_batch * self.rows.masked_per_row),
+        )
+        return activation_bytes(self.model, batch, *way)
+
+    def way(self, stage: int) -> Way:
+        """How a stage computes."""
+        engine = replace(self.engine, stage=stage)
         half = _HALVES.get(engine.precision)
         if half is None:
             return torch.float32, None
@@ -232,7 +251,7 @@ class _Memory:
                 self.shapes,
                 live,
                 libraries=libraries,
-                data=batch_bytes(self.rows, self.cut.micro_batch * self.cut.accumulation),
+                data=batch_bytes(self.rows, self.rows_of_rank),
                 saves_before_end=0 < every < self.course.steps,
             )
         found = StageMemory(stage, live, resident, None, stage == self.engine.stage)

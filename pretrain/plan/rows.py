@@ -114,6 +114,15 @@ def row_figures(corpus: Corpus, recipe: Recipe) -> RowFigures:
     return RowFigures(tuple(stores), recipe.data.seq_len)
 
 
+def first_rows(corpus: Corpus, recipe: Recipe, num_rows: int) -> Rows[Position]:
+    """The rows that a run begins with."""
+    streams = _streams(corpus, recipe)
+    if not corpus.is_blend:
+        return streams[0].step(Cursor(0, 0, 0), num_rows)
+    blend = BlendStream(streams, corpus.weights, recipe.data.seq_len)
+    return blend.step(BlendCursor.start(len(streams)), num_rows)
+
+
 def sample_names(corpus: Corpus, recipe: Recipe, step: int) -> list[str]:
     """The names of the samples that a run takes in its step `step` (from 1), as its samples.jsonl lists them: of the
     global batch, in the order of its rows. Every window before it is planned, none is read."""

@@ -185,3 +185,12 @@ def test_plan_memory(cache: Path) -> None:
     assert len(cell["measured_by_rank"]) == 2 and cell["measured"] == max(cell["measured_by_rank"])
     assert abs(cell["ratio"] - 1) < 0.1
     assert "plan / measured" in printed
+
+
+@pytest.mark.slow
+def test_activations(cache: Path) -> None:
+    found, printed = quick("activations", cache)
+    whole, recomputed = found["cells"]
+    assert 0 < whole["saved"] <= whole["peak"] and recomputed["saved"] < whole["saved"]
+    assert all(abs(each["ratio"] - 1) < 0.1 for each in found["cells"])
+    assert "peak / plan" in printed
