@@ -16,7 +16,7 @@ import torch
 
 from pretrain.optim.adafactor import AdafactorOptions
 from pretrain.optim.adamw import AdamWOptions
-from pretrain.optim.decay import decay_of
+from pretrain.optim.decay import Decays
 from pretrain.optim.lamb import LambOptions
 from pretrain.optim.moments import LocalSlices, ParameterFigures
 from pretrain.optim.sgd import SgdOptions
@@ -82,6 +82,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
     def bind(self, layout: ShardLayout) -> None:
         """Takes the layout and makes zero moments for each of its shards."""
         self._layout, self._tables = layout, {}
+        self._decays = Decays.of(layout, self.weight_decay, self.decay_1d)
         if isinstance(self.rule, AdafactorOptions):
             self.vectors = self.rule.new_vectors(layout)
         for shard in layout.shards:
@@ -142,9 +143,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
                 kind: Sliced(table, [self.state[shard.tensor][kind] for shard in table.shards])
                 for kind in self.rule.moment_kinds
             },
-            parameter_decays=[
-                decay_of(info, self.weight_decay, self.decay_1d) for info in self.layout.parameters
-            ],
+            parameter_decays=self._decays,
             gradient_factor=self._gradient_factor(pending.grad_norm, pending.grad_scale),
             vectors=self.vectors,
         )
@@ -177,10 +176,13 @@ class ShardedOptimizer(torch.optim.Optimizer):
 
     def parameter_figures(self) -> dict[str, dict[str, float]]:
         """By kind and parameter name, what the rule says of the last step; empty where it was skipped or says none."""
+        if not self._figures:
+            return {}
         names = [info.name for info in self.layout.parameters]
+        rows = torch.stack(list(self._figures.values())).tolist()  # one wait for the device
         return {
-            kind: {name: x for name, x in zip(names, values.tolist(), strict=True) if not isnan(x)}
-            for kind, values in self._figures.items()
+            kind: {name: x for name, x in zip(names, row, strict=True) if not isnan(x)}
+            for kind, row in zip(self._figures, rows, strict=True)
         }
 
     def _closed(self) -> tuple[_Pending, float]:
