@@ -134,6 +134,17 @@ class Sliced:
         of_shards = blocks.addresses(self.tensors, self.table.reaches, dtype, device)
         return of_shards[self.table.shard_of_slice] + self.table.offsets * dtype.itemsize
 
+    def starts(self, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """The addresses on the device itself; found at the first call."""
+        if (dtype, device) not in self._starts:
+            addresses = self.addresses(dtype, device)
+            self._starts[dtype, device] = self.table.on(device).starts(addresses)
+        return self._starts[dtype, device]
+
+    @cached_property
+    def _starts(self) -> dict[tuple[torch.dtype, torch.device], torch.Tensor]:
+        return {}
+
     def squared_norms(self, num_parameters: int) -> torch.Tensor:
         """The squared L2 norm of what is here of each parameter; float64 [num_parameters], on the tensors' device."""
         device, dtype = self.tensors[0].device, self.tensors[0].dtype
@@ -141,10 +152,8 @@ class Sliced:
         if kind == "triton":
             from pretrain import triton_norms
 
-            table = self.table.on(device)
-            return triton_norms.squared_norms(
-                table, table.starts(self.addresses(dtype, device)), num_parameters
-            )
+            starts = self.starts(dtype, device)
+            return triton_norms.squared_norms(self.table.on(device), starts, num_parameters)
         if kind == "numba":
             by_slice = blocks.squared_norms(self.addresses(dtype, device), self.table.blocks, dtype)
             return self.table.by_parameter(torch.from_numpy(by_slice), num_parameters)

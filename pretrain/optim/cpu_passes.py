@@ -9,7 +9,7 @@ from pretrain.optim.moments import AdamOptions, LocalSlices
 
 
 def write_updates(local: LocalSlices, options: AdamOptions, step: int) -> torch.Tensor:
-    cut, starts, dtype = local.table.blocks, np.stack(local.addresses), blocks.numpy_dtype(local.layout.dtype)
+    cut, starts, dtype = local.table.blocks, local.addresses, blocks.numpy_dtype(local.layout.dtype)
     numbers = _numbers(dtype, local, options, step)
     decays, sums = np.array(local.decays, dtype), np.zeros((len(cut), 2))
 
@@ -22,7 +22,7 @@ def write_updates(local: LocalSlices, options: AdamOptions, step: int) -> torch.
 
 
 def subtract_updates(local: LocalSlices, rates: torch.Tensor) -> None:
-    cut, starts = local.table.blocks, np.stack(local.addresses)
+    cut, starts = local.table.blocks, local.addresses
     own = rates.to(local.layout.dtype).numpy()[local.table.owners]
 
     def work(first: int, last: int) -> None:
@@ -32,7 +32,7 @@ def subtract_updates(local: LocalSlices, rates: torch.Tensor) -> None:
 
 
 def step_by_directions(local: LocalSlices, options: AdamOptions, lr: float, step: int) -> None:
-    cut, starts, dtype = local.table.blocks, np.stack(local.addresses), blocks.numpy_dtype(local.layout.dtype)
+    cut, starts, dtype = local.table.blocks, local.addresses, blocks.numpy_dtype(local.layout.dtype)
     numbers = _numbers(dtype, local, options, step)
     kept, rate = np.array([1 - lr * decay for decay in local.decays], dtype), dtype.type(lr)
 

@@ -8,6 +8,8 @@ from math import sqrt
 import numpy as np
 import torch
 
+from pretrain.blocks import CPU
+from pretrain.kernel_kind import kernel_kind
 from pretrain.optim.decay import Decays
 from pretrain.sharding import ShardLayout, Slice, Sliced, SliceTable
 
@@ -77,10 +79,25 @@ class LocalSlices:
         return views
 
     @cached_property
-    def addresses(self) -> tuple[np.ndarray, ...]:
-        """int64 [slices] each: of gradients, weights, exp_avg and exp_avg_sq in their device's memory."""
-        kinds = (self.raw_gradients, self.weights, self.exp_avg, self.exp_avg_sq)
-        return tuple(kind.addresses(self.layout.dtype, self.layout.device) for kind in kinds)
+    def addresses(self) -> np.ndarray:
+        """int64 [4, slices]: of gradients, weights, exp_avg and exp_avg_sq in the main memory."""
+        return np.stack([kind.addresses(self.layout.dtype, CPU) for kind in self._of_adam])
+
+    @cached_property
+    def starts(self) -> tuple[torch.Tensor, ...]:
+        """The same in a GPU's memory, and there; int64 [slices] each."""
+        return tuple(kind.starts(self.layout.dtype, self.layout.device) for kind in self._of_adam)
+
+    def find(self) -> None:
+        """Finds where kernels on a GPU find all this: what the host can do while the gradient norm is computed."""
+        dtype, device = self.layout.dtype, self.layout.device
+        if kernel_kind(device, dtype) == "triton":
+            for kind in (self.weights, *self.moments.values()):
+                kind.starts(dtype, device)
+
+    @property
+    def _of_adam(self) -> tuple[Sliced, ...]:
+        return self.raw_gradients, self.weights, self.exp_avg, self.exp_avg_sq
 
     @property
     def exp_avg(self) -> Sliced:

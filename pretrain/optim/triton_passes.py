@@ -12,7 +12,6 @@ import triton
 import triton.language as tl
 
 from pretrain import triton_norms
-from pretrain.device_table import DeviceTable
 from pretrain.optim.moments import AdamOptions, LocalSlices
 from pretrain.triton_norms import (
     address_of,
@@ -174,35 +173,31 @@ def _adamw_step(
 
 
 def write_updates(local: LocalSlices, options: AdamOptions, step: int) -> torch.Tensor:
-    table, starts = _on_device(local)
-    num_blocks, decays = len(table.rows), local.parameter_decays.table
+    table, decays = local.table.on(local.layout.device), local.parameter_decays.table
+    num_blocks = len(table.rows)
     sums = torch.empty(2, num_blocks, dtype=torch.float64, device=table.device)
     if num_blocks:
         numbers = options.coefficients(local.gradient_factor, step)
         _write_updates[(num_blocks,)](
-            table.rows, starts, table.owners, decays, sums, num_blocks, numbers, **_launch()
+            table.rows, local.starts, table.owners, decays, sums, num_blocks, numbers, **_launch()
         )
     return sums_by_parameter(table, sums, len(local.layout.parameters))
 
 
 def subtract_updates(local: LocalSlices, rates: torch.Tensor) -> None:
-    table, starts = _on_device(local)
+    table = local.table.on(local.layout.device)
     if len(table.rows):
-        _subtract_updates[(len(table.rows),)](table.rows, starts[:2], table.owners, rates, **_launch())
+        _subtract_updates[(len(table.rows),)](table.rows, local.starts[:2], table.owners, rates, **_launch())
 
 
 def step_by_directions(local: LocalSlices, options: AdamOptions, lr: float, step: int) -> None:
-    table, starts = _on_device(local)
+    table = local.table.on(local.layout.device)
     if len(table.rows):
         kept = 1 - lr * local.parameter_decays.table
         numbers = options.coefficients(local.gradient_factor, step)
-        _adamw_step[(len(table.rows),)](table.rows, starts, table.owners, kept, lr, numbers, **_launch())
-
-
-def _on_device(local: LocalSlices) -> tuple[DeviceTable, tuple[torch.Tensor, ...]]:
-    """The table, and where gradients, weights, exp_avg and exp_avg_sq begin."""
-    table = local.table.on(local.layout.device)
-    return table, tuple(table.starts(addresses) for addresses in local.addresses)
+        _adamw_step[(len(table.rows),)](
+            table.rows, local.starts, table.owners, kept, lr, numbers, **_launch()
+        )
 
 
 def _launch() -> dict[str, int | bool]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pretrain import sharding
 from pretrain.kernel_kind import KernelKind
-from pretrain.optim import Rule, ShardedOptimizer, Skip, passes
+from pretrain.optim import Rule, ShardedOptimizer, Skip, moments, passes
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
 
 # A matrix larger than one run of the norm's sum, a vector, a matrix, a single number.
@@ -114,5 +114,5 @@ def cut_layout(cuts: tuple[int, ...], padding: int = 0) -> ShardLayout:
 
 def force_kernels(monkeypatch: pytest.MonkeyPatch, kind: KernelKind) -> None:
     """Norms and passes by these, whatever the device."""
-    for module in (sharding, passes):
+    for module in (sharding, moments, passes):
         monkeypatch.setattr(module, "kernel_kind", lambda device, dtype: kind)
