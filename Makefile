@@ -52,7 +52,8 @@ bench: environment ## training beside its peers, by part and by engine; an hour 
 bench-loss: environment ## the time to a held-out loss beside HF Trainer; an hour
 	python -m tests.benchmarks.time_to_loss --cache $(BENCH) --output tests/benchmarks/results/time_to_loss.json
 
-bench-gpu: environment ## training on this machine's GPUs, beside HF Trainer; an hour
+bench-gpu: environment ## the optimizer step and training on this machine's GPUs, beside their peers; an hour
+	python -m tests.benchmarks.optimizer --device cuda --output tests/benchmarks/results/optimizer_gpu.json
 	python -m tests.benchmarks.gpu --cache $(BENCH) --output tests/benchmarks/results/gpu.json
 
 bench-data: environment ## data_prep and batch making beside their peers; about a quarter of an hour
