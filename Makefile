@@ -53,7 +53,8 @@ bench: environment ## training beside its peers, by part, engine and operator; a
 bench-loss: environment ## the time to a held-out loss beside HF Trainer; an hour
 	python -m tests.benchmarks.time_to_loss --cache $(BENCH) --output tests/benchmarks/results/time_to_loss.json
 
-bench-gpu: environment ## training on this machine's GPUs, beside HF Trainer; an hour
+bench-gpu: environment ## the optimizer step and training on this machine's GPUs, beside their peers; an hour
+	python -m tests.benchmarks.optimizer --device cuda --output tests/benchmarks/results/optimizer_gpu.json
 	python -m tests.benchmarks.gpu --cache $(BENCH) --output tests/benchmarks/results/gpu.json
 	python -m tests.benchmarks.operators --cache $(BENCH) --output tests/benchmarks/results/gpu_operators.json
 

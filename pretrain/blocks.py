@@ -16,6 +16,7 @@ import torch
 
 from pretrain.compiled import array_at, compiled, compiled_sum
 
+CPU = torch.device("cpu")
 BLOCK_NUMEL = 1 << 17
 # Whole ones, or shorter ones of as many elements: with more the last turn is waited for longer, with fewer Python is
 # asked more often.
@@ -81,15 +82,21 @@ def for_each(blocks: Blocks, work: Callable[[int, int], None]) -> None:
         other.result()
 
 
-def addresses(tensors: Sequence[torch.Tensor], numels: Sequence[int], dtype: torch.dtype) -> np.ndarray:
-    """int64 [tensors]: where each begins in the main memory, for loops over that many elements of `dtype` from there.
+def addresses(
+    tensors: Sequence[torch.Tensor],
+    numels: Sequence[int],
+    dtype: torch.dtype,
+    device: torch.device = CPU,
+) -> np.ndarray:
+    """int64 [tensors]: where each begins in a device's memory, for loops over that many elements of `dtype` from there.
 
     Raises RuntimeError where no such elements lie.
     """
     for tensor, numel in zip(tensors, numels, strict=True):
-        if not tensor.is_cpu or tensor.dtype != dtype or not tensor.is_contiguous() or tensor.numel() < numel:
+        is_there = tensor.device == device and tensor.dtype == dtype
+        if not is_there or not tensor.is_contiguous() or tensor.numel() < numel:
             raise RuntimeError(
-                f"A loop over memory needs {numel} elements of {dtype} on the CPU, one after the other, "
+                f"A loop over memory needs {numel} elements of {dtype} on {device}, one after the other, "
                 f"and got {tensor.numel()} of {tensor.dtype} on {tensor.device} with strides {tensor.stride()}: "
                 "give it contiguous tensors."
             )

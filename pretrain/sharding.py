@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 
 from pretrain import blocks
+from pretrain.device_table import DeviceTable
+from pretrain.kernel_kind import kernel_kind
 
 _NORM_RUN = 1024
 
@@ -72,9 +74,9 @@ class SliceTable:
         return tuple(piece for shard in self.shards for piece in shard.slices)
 
     @cached_property
-    def owners(self) -> torch.Tensor:
+    def owners(self) -> np.ndarray:
         """int64 [slices]: each one's parameter."""
-        return torch.tensor([piece.parameter for piece in self.slices], dtype=torch.int64)
+        return np.array([piece.parameter for piece in self.slices], dtype=np.int64)
 
     @cached_property
     def blocks(self) -> blocks.Blocks:
@@ -97,6 +99,22 @@ class SliceTable:
         """int64 [slices], within the shard of each."""
         return np.array([piece.offset for piece in self.slices], dtype=np.int64)
 
+    def on(self, device: torch.device) -> DeviceTable:
+        """What kernels on that device read of the slices; made at the first call for it."""
+        if device not in self._by_device:
+            numels = np.array([piece.numel for piece in self.slices], dtype=np.int64)
+            self._by_device[device] = DeviceTable(numels, self.offsets, self.owners, device)
+        return self._by_device[device]
+
+    def by_parameter(self, per_slice: torch.Tensor, num_parameters: int) -> torch.Tensor:
+        """Adds float64 [..., slices] into [..., num_parameters]."""
+        sums = per_slice.new_zeros((*per_slice.shape[:-1], num_parameters))
+        return sums.index_add_(-1, self.on(per_slice.device).owners, per_slice)
+
+    @cached_property
+    def _by_device(self) -> dict[torch.device, DeviceTable]:
+        return {}
+
 
 @dataclass(frozen=True, eq=False)
 class Sliced:
@@ -111,19 +129,36 @@ class Sliced:
         pairs = zip(self.table.shards, self.tensors, strict=True)
         return [view for shard, tensor in pairs for view in shard.views(tensor)]
 
-    def addresses(self, dtype: torch.dtype) -> np.ndarray:
-        """int64 [slices]: where each begins in the main memory. RuntimeError: no such tensors lie there."""
-        of_shards = blocks.addresses(self.tensors, self.table.reaches, dtype)
+    def addresses(self, dtype: torch.dtype, device: torch.device) -> np.ndarray:
+        """int64 [slices]: where each begins in the memory of a device. RuntimeError: no such tensors lie there."""
+        of_shards = blocks.addresses(self.tensors, self.table.reaches, dtype, device)
         return of_shards[self.table.shard_of_slice] + self.table.offsets * dtype.itemsize
 
-    def squared_norms(self) -> torch.Tensor:
-        """The squared L2 norm of each slice; float64 [slices]."""
-        if not self.table.slices:
-            return torch.zeros(0, dtype=torch.float64)
-        if all(tensor.is_cpu for tensor in self.tensors):
-            dtype = self.tensors[0].dtype
-            return torch.from_numpy(blocks.squared_norms(self.addresses(dtype), self.table.blocks, dtype))
-        return torch.stack([accurate_norm(view) for view in self.views]).square()
+    def starts(self, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """The addresses on the device itself; found at the first call."""
+        if (dtype, device) not in self._starts:
+            addresses = self.addresses(dtype, device)
+            self._starts[dtype, device] = self.table.on(device).starts(addresses)
+        return self._starts[dtype, device]
+
+    @cached_property
+    def _starts(self) -> dict[tuple[torch.dtype, torch.device], torch.Tensor]:
+        return {}
+
+    def squared_norms(self, num_parameters: int) -> torch.Tensor:
+        """The squared L2 norm of what is here of each parameter; float64 [num_parameters], on the tensors' device."""
+        device, dtype = self.tensors[0].device, self.tensors[0].dtype
+        kind = kernel_kind(device, dtype)
+        if kind == "triton":
+            from pretrain import triton_norms
+
+            starts = self.starts(dtype, device)
+            return triton_norms.squared_norms(self.table.on(device), starts, num_parameters)
+        if kind == "numba":
+            by_slice = blocks.squared_norms(self.addresses(dtype, device), self.table.blocks, dtype)
+            return self.table.by_parameter(torch.from_numpy(by_slice), num_parameters)
+        norms = [accurate_norm(view) for view in self.views]
+        return self.table.by_parameter(torch.stack(norms).square(), num_parameters)
 
 
 @dataclass(frozen=True)
@@ -166,17 +201,19 @@ class ShardLayout:
         """Of all shards."""
         return SliceTable(self.shards)
 
-    def by_parameter(self, table: SliceTable, per_slice: torch.Tensor) -> torch.Tensor:
-        """Adds float64 [..., slices of the table] into [..., num_parameters]."""
-        sums = per_slice.new_zeros((*per_slice.shape[:-1], len(self.parameters)), device=self.device)
-        return sums.index_add_(-1, table.owners.to(self.device), per_slice.to(self.device))
+    @cached_property
+    def num_axes(self) -> torch.Tensor:
+        """int64 [num_parameters]: of each, on the device of the shards."""
+        return torch.tensor([len(info.shape) for info in self.parameters], device=self.device)
 
     def partial_squared_norms(self, values: Sliced) -> torch.Tensor:
         """float64 [num_parameters]: this rank's share of each parameter's squared L2 norm.
 
         Slices are added in float64, so that the cut of a parameter does not show in the sum.
         """
-        return self.by_parameter(values.table, values.squared_norms())
+        if not values.table.slices:
+            return torch.zeros(len(self.parameters), dtype=torch.float64, device=self.device)
+        return values.squared_norms(len(self.parameters)).to(self.device)
 
     def global_norm(self, values: Sliced) -> torch.Tensor:
         """The L2 norm over all parameters (0-d float64), equal on every rank of the group."""

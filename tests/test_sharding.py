@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from pretrain.blocks import CPU
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice, Sliced, SliceTable, accurate_norm
 from tests.worlds import run_ranks
 
@@ -57,7 +58,7 @@ def test_addresses_are_those_of_the_views() -> None:
         Shard(torch.zeros(4), (Slice(1, 0, 2, 2),)),
     )
     values = weights_of(ShardLayout(PARAMETERS, shards))
-    assert values.addresses(torch.float32).tolist() == [view.data_ptr() for view in values.views]
+    assert values.addresses(torch.float32, CPU).tolist() == [view.data_ptr() for view in values.views]
     assert values.table.owners.tolist() == [0, 1, 1]
 
 

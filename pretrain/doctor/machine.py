@@ -90,7 +90,7 @@ def check_precision(here: Here) -> Iterator[Finding]:
 
 
 def check_compiler(here: Here) -> Iterator[Finding]:
-    """What torch.compile needs; failed only where the recipe asks for it."""
+    """What torch.compile needs, and the optimizer's kernels on a GPU; failed only where the recipe compiles."""
     missing = comm.missing_for_compiling(torch.device(here.device_type))
     compiles = here.asked.config.recipe.train.compile
     if missing is None:
@@ -105,7 +105,8 @@ def check_compiler(here: Here) -> Iterator[Finding]:
     else:
         yield warning(
             f"there is not {missing}; this run needs none, train.compile=true would",
-            "install it on every machine before you switch that on",
+            "install it on every machine before you switch that on"
+            + (", and for optimizer steps in fewer walks over memory" if here.device_type == "cuda" else ""),
         )
 
 

@@ -11,7 +11,7 @@ A parameter with one axis is a matrix of one column: its row averages are then t
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 
 import torch
@@ -104,13 +104,15 @@ class AdafactorOptions:
         update_rms = self._root_mean_squares(local)
         rates = lr * weight_rms.clamp(min=self.eps2)
         clips = (update_rms / self.clipping).clamp(min=1.0)
-        scales, kept = (rates / clips).tolist(), rates.tolist()
+        dtype = local.layout.dtype
+        scales = (rates / clips).to(dtype).unbind()
+        kept = (1 - rates * local.parameter_decays.table).to(dtype).unbind()
         for weight, update, piece, decay in zip(
             local.weights.views, local.gradients, local.slices, local.decays, strict=True
         ):
             if decay:
-                weight.mul_(1 - kept[piece.parameter] * decay)
-            weight.add_(update, alpha=-scales[piece.parameter])
+                weight.mul_(kept[piece.parameter])
+            weight.addcmul_(update, scales[piece.parameter], value=-1)
         return {}
 
     def _means(self, local: LocalSlices, matrices: Matrices) -> tuple[Sums, torch.Tensor]:
@@ -127,14 +129,14 @@ class AdafactorOptions:
             columns[first:last] += squares.sum(0, dtype=torch.float64)
         weights += local.layout.partial_squared_norms(local.weights)
         local.layout.sum_over_group(table)
-        lengths, heights, numels = (_repeated(matrices.shapes, kind, device) for kind in range(3))
+        lengths, heights, numels = _sizes(matrices.shapes, device)
         return (rows / lengths, columns / heights), (weights / numels).sqrt()
 
     def _root_mean_squares(self, local: LocalSlices) -> torch.Tensor:
         """Of each parameter's update, which lies over its gradient; float64 [num_parameters]."""
         layout = local.layout
         sums = layout.sum_over_group(layout.partial_squared_norms(local.raw_gradients))
-        numels = torch.tensor([info.numel for info in layout.parameters], device=sums.device)
+        _, _, numels = _sizes(Matrices.of(layout).shapes, sums.device)
         return (sums / numels).sqrt()
 
     @staticmethod
@@ -160,10 +162,14 @@ def _starts(sizes: list[int]) -> list[int]:
     return starts
 
 
-def _repeated(shapes: tuple[tuple[int, int], ...], kind: int, device: torch.device) -> torch.Tensor:
-    """Columns of every row's matrix (kind 0), rows of every column's (1), or the size of each matrix (2)."""
-    rows = torch.tensor([shape[0] for shape in shapes], device=device)
-    columns = torch.tensor([shape[1] for shape in shapes], device=device)
-    if kind == 2:
-        return rows * columns
-    return columns.repeat_interleave(rows) if kind == 0 else rows.repeat_interleave(columns)
+@lru_cache(maxsize=1)
+def _sizes(
+    shapes: tuple[tuple[int, int], ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Columns of every row's matrix, rows of every column's, and the size of each matrix.
+
+    Kept: the host would wait in every step until they are on the device.
+    """
+    rows, columns = (torch.tensor([shape[axis] for shape in shapes]) for axis in (0, 1))
+    sizes = columns.repeat_interleave(rows), rows.repeat_interleave(columns), rows * columns
+    return sizes[0].to(device), sizes[1].to(device), sizes[2].to(device)

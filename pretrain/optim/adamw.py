@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pretrain.optim.moments import AdamOptions, LocalSlices, ParameterFigures
-from pretrain.optim.passes import step_by_directions
+from pretrain.optim.passes import passes_for
 
 
 @dataclass(frozen=True)
@@ -12,5 +12,5 @@ class AdamWOptions(AdamOptions):
 
     def apply(self, local: LocalSlices, lr: float, step: int) -> ParameterFigures:
         """w <- w - lr * (m_hat / (sqrt(v_hat) + eps) + decay * w); the gradients may be overwritten. No figures."""
-        step_by_directions(local, self, lr, step)
+        passes_for(local).step_by_directions(local, self, lr, step)
         return {}

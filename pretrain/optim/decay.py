@@ -1,6 +1,11 @@
 """Which parameters weight decay leaves alone."""
 
-from pretrain.sharding import ParameterInfo
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from pretrain.sharding import ParameterInfo, ShardLayout
 
 
 def decay_of(parameter: ParameterInfo, weight_decay: float, decay_1d: bool = False) -> float:
@@ -10,3 +15,21 @@ def decay_of(parameter: ParameterInfo, weight_decay: float, decay_1d: bool = Fal
     `decay_1d` nothing is excluded.
     """
     return weight_decay if decay_1d or len(parameter.shape) >= 2 else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Decays:
+    """The weight decay of every parameter of a layout, held here or not."""
+
+    by_parameter: tuple[float, ...]
+    device: torch.device
+
+    @classmethod
+    def of(cls, layout: ShardLayout, weight_decay: float, decay_1d: bool = False) -> "Decays":
+        decays = tuple(decay_of(info, weight_decay, decay_1d) for info in layout.parameters)
+        return cls(decays, layout.device)
+
+    @cached_property
+    def table(self) -> torch.Tensor:
+        """float64 [num_parameters], on the device of the shards."""
+        return torch.tensor(self.by_parameter, dtype=torch.float64, device=self.device)

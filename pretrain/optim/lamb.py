@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 
 from pretrain.optim.moments import AdamOptions, LocalSlices, ParameterFigures
-from pretrain.optim.passes import subtract_updates, write_updates
+from pretrain.optim.passes import passes_for
 
 LambVariant = Literal["paper", "nvidia", "deepspeed"]
 
@@ -49,13 +49,14 @@ class LambOptions(AdamOptions):
         Returns what the step was for each parameter, equal on all ranks; `trust_clamped` is 1 where a bound
         changed the ratio. NaN: the parameter had no part in this call.
         """
-        squares = local.layout.sum_over_group(write_updates(local, self, step))
+        passes = passes_for(local)
+        squares = local.layout.sum_over_group(passes.write_updates(local, self, step))
         weight_norm, update_norm = squares.sqrt()
         ratios = self.trust_ratios(weight_norm, update_norm)
         clamped = ratios != replace(self, min_trust=0.0, max_trust=inf).trust_ratios(weight_norm, update_norm)
-        trusted = torch.tensor(self._trusted(local), device=ratios.device)
+        trusted = self._trusted(local)
         ratios, clamped = torch.where(trusted, ratios, torch.ones_like(ratios)), clamped & trusted
-        subtract_updates(local, ratios * lr)
+        passes.subtract_updates(local, ratios * lr)
         figures = {
             "trust_ratio": ratios,
             "weight_norm": weight_norm,
@@ -70,9 +71,7 @@ class LambOptions(AdamOptions):
         ratios = (weight_norm / update_norm).clamp(self.min_trust, self.max_trust)
         return torch.where((weight_norm > 0) & (update_norm > 0), ratios, torch.ones_like(ratios))
 
-    def _trusted(self, local: LocalSlices) -> list[bool]:
-        """Which parameters have a trust ratio; the others take a ratio of 1, whatever the bounds."""
-        return [
-            (self.trust_without_decay or decay > 0) and (self.trust_1d or len(info.shape) >= 2)
-            for info, decay in zip(local.layout.parameters, local.parameter_decays, strict=True)
-        ]
+    def _trusted(self, local: LocalSlices) -> torch.Tensor:
+        """Which parameters have a trust ratio, bool [num_parameters]; others take a ratio of 1, whatever the bounds."""
+        has_decay, num_axes = local.parameter_decays.table > 0, local.layout.num_axes
+        return (has_decay | self.trust_without_decay) & ((num_axes >= 2) | self.trust_1d)

@@ -1,4 +1,4 @@
-"""What a rule is given in one step, and Adam's part of it: the moments and the direction they give."""
+"""What a rule is given in one step, and the hyper-parameters of Adam's moments."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,6 +8,9 @@ from math import sqrt
 import numpy as np
 import torch
 
+from pretrain.blocks import CPU
+from pretrain.kernel_kind import kernel_kind
+from pretrain.optim.decay import Decays
 from pretrain.sharding import ShardLayout, Slice, Sliced, SliceTable
 
 # By kind, float64 [num_parameters]; NaN: not known.
@@ -34,14 +37,19 @@ class AdamOptions:
             return 1.0, 1.0
         return 1 - self.beta1**step, sqrt(1 - self.beta2**step)
 
+    def coefficients(self, gradient_factor: float, step: int) -> tuple[float, ...]:
+        """What a kernel takes of a step: see `pretrain.optim.kernels.Coefficients`."""
+        correction1, correction2 = self.corrections(step)
+        rates = (1 - self.beta1, self.beta2, 1 - self.beta2)
+        return gradient_factor, *rates, 1 / correction1, 1 / correction2, self.eps
+
 
 @dataclass(frozen=True)
 class LocalSlices:
     """What one step updates on this rank: float32 values of each kind, by the slices of some shards.
 
     `raw_gradients` times `gradient_factor` are the gradients without their loss scale, and clipped; who takes them
-    raw must apply it. `moments`: by the kinds that the rule keeps. `parameter_decays` are those of all parameters of
-    the layout, held here or not.
+    raw must apply it. `moments`: by the kinds that the rule keeps.
     """
 
     layout: ShardLayout
@@ -49,7 +57,7 @@ class LocalSlices:
     weights: Sliced
     raw_gradients: Sliced
     moments: Mapping[str, Sliced]
-    parameter_decays: list[float]
+    parameter_decays: Decays
     gradient_factor: float = 1.0
     vectors: Mapping[str, torch.Tensor] = field(default_factory=dict)  # what every rank holds whole, by kind
 
@@ -60,7 +68,7 @@ class LocalSlices:
     @property
     def decays(self) -> list[float]:
         """Of each slice."""
-        return [self.parameter_decays[piece.parameter] for piece in self.slices]
+        return [self.parameter_decays.by_parameter[piece.parameter] for piece in self.slices]
 
     @cached_property
     def gradients(self) -> list[torch.Tensor]:
@@ -73,8 +81,23 @@ class LocalSlices:
     @cached_property
     def addresses(self) -> np.ndarray:
         """int64 [4, slices]: of gradients, weights, exp_avg and exp_avg_sq in the main memory."""
-        kinds = (self.raw_gradients, self.weights, self.exp_avg, self.exp_avg_sq)
-        return np.stack([kind.addresses(self.layout.dtype) for kind in kinds])
+        return np.stack([kind.addresses(self.layout.dtype, CPU) for kind in self._of_adam])
+
+    @cached_property
+    def starts(self) -> tuple[torch.Tensor, ...]:
+        """The same in a GPU's memory, and there; int64 [slices] each."""
+        return tuple(kind.starts(self.layout.dtype, self.layout.device) for kind in self._of_adam)
+
+    def find(self) -> None:
+        """Finds where kernels on a GPU find all this: what the host can do while the gradient norm is computed."""
+        dtype, device = self.layout.dtype, self.layout.device
+        if kernel_kind(device, dtype) == "triton":
+            for kind in (self.weights, *self.moments.values()):
+                kind.starts(dtype, device)
+
+    @property
+    def _of_adam(self) -> tuple[Sliced, ...]:
+        return self.raw_gradients, self.weights, self.exp_avg, self.exp_avg_sq
 
     @property
     def exp_avg(self) -> Sliced:
@@ -83,28 +106,3 @@ class LocalSlices:
     @property
     def exp_avg_sq(self) -> Sliced:
         return self.moments["exp_avg_sq"]
-
-    @property
-    def on_cpu(self) -> bool:
-        return self.layout.device.type == "cpu"
-
-
-def adam_directions(local: LocalSlices, options: AdamOptions, step: int) -> list[torch.Tensor]:
-    """Updates the moments in place and returns m_hat / (sqrt(v_hat) + eps), written over the gradients.
-
-    m <- beta1 m + (1 - beta1) g; v <- beta2 v + (1 - beta2) g^2; m_hat and v_hat are divided by 1 - beta^step
-    where bias correction is on (Kingma and Ba 2015, Algorithm 1). `step` counts from 1.
-    """
-    if not local.slices:  # a rank that holds nothing but padding
-        return []
-    gradients, first, second = local.gradients, local.exp_avg.views, local.exp_avg_sq.views
-    torch._foreach_lerp_(first, gradients, 1 - options.beta1)
-    torch._foreach_mul_(second, options.beta2)
-    torch._foreach_addcmul_(second, gradients, gradients, 1 - options.beta2)
-    correction1, correction2 = options.corrections(step)
-    for direction, exp_avg, exp_avg_sq in zip(gradients, first, second, strict=True):
-        torch.sqrt(exp_avg_sq, out=direction)
-        direction.div_(correction2).add_(options.eps)
-        torch.div(exp_avg, direction, out=direction)
-        direction.div_(correction1)
-    return gradients

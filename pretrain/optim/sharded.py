@@ -9,14 +9,14 @@ Begun without a rate, a step updates nothing and ends with `measured()`: only it
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite, isnan, nan
 
 import torch
 
 from pretrain.optim.adafactor import AdafactorOptions
 from pretrain.optim.adamw import AdamWOptions
-from pretrain.optim.decay import decay_of
+from pretrain.optim.decay import Decays
 from pretrain.optim.lamb import LambOptions
 from pretrain.optim.moments import LocalSlices, ParameterFigures
 from pretrain.optim.sgd import SgdOptions
@@ -82,6 +82,7 @@ class ShardedOptimizer(torch.optim.Optimizer):
     def bind(self, layout: ShardLayout) -> None:
         """Takes the layout and makes zero moments for each of its shards."""
         self._layout, self._tables = layout, {}
+        self._decays = Decays.of(layout, self.weight_decay, self.decay_1d)
         if isinstance(self.rule, AdafactorOptions):
             self.vectors = self.rule.new_vectors(layout)
         for shard in layout.shards:
@@ -122,10 +123,16 @@ class ShardedOptimizer(torch.optim.Optimizer):
         )
         table = self._table_of(ready)
         gradients = Sliced(table, [_gradient_of(shard) for shard in table.shards])
+        norm = None
         if pending.grad_norm is None:
             if len(ready) != len(self.layout.shards):
                 raise RuntimeError("The gradient norm needs the gradients of all shards at once.")
-            pending.grad_norm = float(self.layout.global_norm(gradients)) / pending.grad_scale
+            norm = self.layout.global_norm(gradients)
+        local = self._local(table, gradients)
+        local.find()  # before the norm is waited for
+        if norm is not None:
+            pending.grad_norm = float(norm) / pending.grad_scale
+        assert pending.grad_norm is not None
         pending.stepped.update(ready)
         if pending.lr is None:
             return
@@ -133,21 +140,8 @@ class ShardedOptimizer(torch.optim.Optimizer):
             pending.skip, pending.judged = self._skip_for(pending.grad_norm, pending.grad_scale), True
         if pending.skip is not None:
             return
-        local = LocalSlices(
-            layout=self.layout,
-            table=table,
-            weights=Sliced(table, [shard.tensor for shard in table.shards]),
-            raw_gradients=gradients,
-            moments={
-                kind: Sliced(table, [self.state[shard.tensor][kind] for shard in table.shards])
-                for kind in self.rule.moment_kinds
-            },
-            parameter_decays=[
-                decay_of(info, self.weight_decay, self.decay_1d) for info in self.layout.parameters
-            ],
-            gradient_factor=self._gradient_factor(pending.grad_norm, pending.grad_scale),
-            vectors=self.vectors,
-        )
+        factor = self._gradient_factor(pending.grad_norm, pending.grad_scale)
+        local = replace(local, gradient_factor=factor)
         figures = self.rule.apply(local, pending.lr, self.earlier_steps + self.applied_steps + 1)
         for kind, values in figures.items():
             earlier = pending.figures.get(kind, values)
@@ -177,11 +171,29 @@ class ShardedOptimizer(torch.optim.Optimizer):
 
     def parameter_figures(self) -> dict[str, dict[str, float]]:
         """By kind and parameter name, what the rule says of the last step; empty where it was skipped or says none."""
+        if not self._figures:
+            return {}
         names = [info.name for info in self.layout.parameters]
+        rows = torch.stack(list(self._figures.values())).tolist()  # one wait for the device
         return {
-            kind: {name: x for name, x in zip(names, values.tolist(), strict=True) if not isnan(x)}
-            for kind, values in self._figures.items()
+            kind: {name: x for name, x in zip(names, row, strict=True) if not isnan(x)}
+            for kind, row in zip(self._figures, rows, strict=True)
         }
+
+    def _local(self, table: SliceTable, gradients: Sliced) -> LocalSlices:
+        """What lies here for a step, the gradients as they are."""
+        return LocalSlices(
+            layout=self.layout,
+            table=table,
+            weights=Sliced(table, [shard.tensor for shard in table.shards]),
+            raw_gradients=gradients,
+            moments={
+                kind: Sliced(table, [self.state[shard.tensor][kind] for shard in table.shards])
+                for kind in self.rule.moment_kinds
+            },
+            parameter_decays=self._decays,
+            vectors=self.vectors,
+        )
 
     def _closed(self) -> tuple[_Pending, float]:
         """The step that the engine has gone through, and its gradient norm."""

@@ -4,10 +4,12 @@ All peers step the same float32 weights by the same gradients, in turns, in one 
 Ours is everything between the gradients and the new weights: global norm, clipping, moments, trust ratios, update. It
 steps a shard for each parameter, as FSDP and stage 0 have them, and one flat shard of all, as ZeRO 1 and 2. Fused AdamW
 takes no norm and does not clip, so it stands there with `clip_grad_norm_` too. Ratios are of medians, and of each
-peer's lowest time: a machine that has other work makes all of it wait, but not in every round.
+peer's lowest time: a machine that has other work makes all of it wait, but not in every round. The bytes that a step
+must move are set against what a copy moves, each by its best.
 
-Then the share of LAMB's step in a whole training step: forward and backward of full rows of random tokens, one sample
-a row, and the step after them. Nothing is asserted.
+On the CPU then the share of LAMB's step in a whole training step: forward and backward of full rows of random tokens,
+one sample a row, and the step after them. On a GPU (`--device cuda`) steps are timed by events on the device, and LAMB
+stands there by torch's operations too, which are what a GPU without Triton takes. Nothing is asserted.
 """
 
 import argparse
@@ -15,19 +17,24 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForPreTraining
 
+from pretrain import sharding
+from pretrain.kernel_kind import kernel_kind
 from pretrain.model import ModelOptions, build_model
 from pretrain.model.presets import preset_config
-from pretrain.optim import AdamWOptions, LambOptions, ShardedOptimizer
+from pretrain.optim import AdamWOptions, LambOptions, ShardedOptimizer, moments, passes
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
+from tests.benchmarks.ceilings import copy_bytes
 from tests.benchmarks.measure import Peer, Summary, Trial, alternate
 from tests.benchmarks.report import make_console, provenance, write
 
@@ -38,16 +45,22 @@ SPECIAL_IDS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 LR, WEIGHT_DECAY, MAX_GRAD_NORM = 1e-7, 0.01, 1.0
 FUSED = "torch AdamW, fused"
 LAMB = "LAMB"
-TIMES_ASKED = (3.0, 1.7)  # of fused AdamW's time: floor, aim
+# Of fused AdamW's time: floor, aim.
+TIMES_ASKED = {"cpu": (3.0, 1.7), "cuda": (1.6, 1.45)}
+# Read and written for each float32 weight, at least: by AdamW gradient, weight and two moments, and all but the
+# gradient; by LAMB the update besides, written and read again, and the weight once more. Ours read the gradients for
+# the norm.
+BYTES_PER_WEIGHT = {"LAMB": 44, "AdamW": 32, "torch": 28}
 SHARE_ASKED = 0.05
 
 
 @dataclass(frozen=True)
 class Size:
-    """Which models are stepped and how often, and the model, rows and micro-batch of the share."""
+    """Which models are stepped and how often, what is copied, and the model, rows and micro-batch of the share."""
 
-    presets: tuple[str, ...]
+    presets: dict[str, tuple[str, ...]]  # by kind of device
     rounds: int
+    copied_bytes: int
     trained: str
     rows: int
     micro_batch: int
@@ -55,8 +68,16 @@ class Size:
 
 
 SIZES = {
-    False: Size(("bert-mini", "bert-base"), 15, "bert-mini", 256, 64, 3),
-    True: Size(("bert-tiny",), 3, "bert-tiny", 8, 4, 1),
+    False: Size(
+        {"cpu": ("bert-mini", "bert-base"), "cuda": ("bert-base", "bert-large")},
+        15,
+        1 << 30,
+        "bert-mini",
+        256,
+        64,
+        3,
+    ),
+    True: Size({"cpu": ("bert-tiny",), "cuda": ("bert-tiny",)}, 3, 1 << 24, "bert-tiny", 8, 4, 1),
 }
 
 
@@ -102,22 +123,30 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False)
 
+    device = torch.device(arguments.device)
     result = provenance("tests.benchmarks.optimizer", argv) | {"threads": torch.get_num_threads()}
+    on = f"the CPU, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        on = torch.cuda.get_device_name(device)
+    ceiling = copy_bytes(device, size.copied_bytes)
+    result |= {"device": on, "kernels": kernel_kind(device, torch.float32), "copy_bytes_per_second": ceiling}
     result["models"] = {}
-    table = Table(
-        title=f"One optimizer step on the CPU, {torch.get_num_threads()} threads", title_justify="left"
-    )
-    for heading in ("", "ms", "lowest-highest", "times fused", "of the lowest", "floor", "aim"):
+    title = f"One optimizer step on {on}; a copy moves {ceiling / 1e9:,.0f} GB/s"
+    table = Table(title=title, title_justify="left")
+    for heading in ("", "ms", "lowest-highest", "times fused", "of the lowest", "of a copy", "floor", "aim"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    for preset in size.presets:
+    for preset in size.presets[device.type]:
         say(f"{preset} ...")
         shapes = shapes_of(preset)
-        summaries = alternate(make_peers(shapes), arguments.rounds or size.rounds, say)
-        result["models"][preset] = add_rows(table, preset, shapes, summaries)
-    share = step_share(size, say)
-    result["share"] = share
+        summaries = alternate(make_peers(shapes, device), arguments.rounds or size.rounds, say)
+        result["models"][preset] = add_rows(table, preset, shapes, summaries, ceiling, device)
+        write(result, arguments.output)
     shown = make_console()
     shown.print(table)
+    if device.type != "cpu":
+        return result
+    share = step_share(size, say)
+    result["share"] = share
     shown.print(
         f"{LAMB}'s step is {share['share']:.2%} of a training step of {size.trained} with {size.rows} rows of "
         f"{SEQ_LEN} (asked: below {SHARE_ASKED:.0%} at 256 rows).",
@@ -132,6 +161,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--cache", type=Path, help="not needed: nothing is kept")
     parser.add_argument("--quick", action="store_true", help="seconds, on a small model: shows that it runs")
     parser.add_argument("--rounds", type=int, help="how often each peer steps")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where (default: %(default)s)"
+    )
     parser.add_argument("--output", type=Path, help="file for the JSON document")
     return parser
 
@@ -143,11 +175,11 @@ def shapes_of(preset: str) -> list[tuple[int, ...]]:
     return [tuple(parameter.shape) for parameter in model.parameters()]
 
 
-def make_peers(shapes: list[tuple[int, ...]]) -> list[Peer]:
+def make_peers(shapes: list[tuple[int, ...]], device: torch.device) -> list[Peer]:
     """Optimizers over the same memory, warmed up; before every trial the gradients are written anew."""
     infos = tuple(ParameterInfo(str(number), shape) for number, shape in enumerate(shapes))
     total = sum(info.numel for info in infos)
-    weights, drawn = torch.randn(total) * 0.02, torch.randn(total) * 1e-3
+    weights, drawn = (torch.randn(total, device=device) * scale for scale in (0.02, 1e-3))
     gradients = drawn.clone()
     parameters, slices, first = [], [], 0
     for number, info in enumerate(infos):
@@ -179,10 +211,14 @@ def make_peers(shapes: list[tuple[int, ...]]) -> list[Peer]:
         FUSED: fused.step,
         f"clip_grad_norm_, {FUSED}": clipped,
     }
+    if device.type == "cuda":
+        steps[f"{LAMB}, by single operations"] = by_operations(stepping(LambOptions(), whole))
 
     def timed(step: Callable[[], object]) -> Callable[[int], Trial]:
         def run(number: int) -> Trial:
             gradients.copy_(drawn)
+            if device.type == "cuda":
+                return Trial(total, seconds_on_gpu(step))
             began, cpu_began = time.perf_counter(), time.process_time()
             step()
             return Trial(total, time.perf_counter() - began, time.process_time() - cpu_began)
@@ -191,6 +227,29 @@ def make_peers(shapes: list[tuple[int, ...]]) -> list[Peer]:
         return run
 
     return [Peer(name, timed(step), is_ours="torch" not in name) for name, step in steps.items()]
+
+
+def seconds_on_gpu(step: Callable[[], object]) -> float:
+    """From when the device begins with a step to when it is done, its waits for the host included."""
+    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    began.record()
+    step()
+    ended.record()
+    ended.synchronize()
+    return began.elapsed_time(ended) / 1e3
+
+
+def by_operations(step: Callable[[], object]) -> Callable[[], object]:
+    """The same by torch's own operations, whatever kernels there are."""
+
+    def run() -> None:
+        with ExitStack() as stack:
+            for module in (sharding, moments, passes):
+                stack.enter_context(patch.object(module, "kernel_kind", lambda device, dtype: "torch"))
+            step()
+
+    return run
 
 
 def stepping(rule: LambOptions | AdamWOptions, layout: ShardLayout) -> Callable[[], object]:
@@ -209,9 +268,14 @@ def stepping(rule: LambOptions | AdamWOptions, layout: ShardLayout) -> Callable[
 
 
 def add_rows(
-    table: Table, preset: str, shapes: list[tuple[int, ...]], summaries: Sequence[Summary]
+    table: Table,
+    preset: str,
+    shapes: list[tuple[int, ...]],
+    summaries: Sequence[Summary],
+    ceiling: float,
+    device: torch.device,
 ) -> dict[str, Any]:
-    """A row a peer; for the JSON document the same and every trial."""
+    """A row a peer; for the JSON document the same and every trial. `ceiling`: bytes that a copy moves in a second."""
     total = sum(torch.Size(shape).numel() for shape in shapes)
     fused = next(each for each in summaries if each.peer.name == FUSED)
     table.add_section()
@@ -220,19 +284,24 @@ def add_rows(
     for each in summaries:
         low, high = each.spread
         times, lowest = fused.rate / each.rate, fused.spread[1] / high
-        asked = [f"{number:g}x" for number in TIMES_ASKED] if each.peer.name.startswith(LAMB) else []
+        asked = [f"{number:g}x" for number in TIMES_ASKED[device.type]]
+        moved = next(
+            (n * high for name, n in BYTES_PER_WEIGHT.items() if each.peer.name.startswith(name)), None
+        )
         table.add_row(
             f"  {each.peer.name}",
             f"{total / each.rate * 1e3:.1f}",
             f"{total / high * 1e3:.1f}-{total / low * 1e3:.1f}",
             f"{times:.2f}x",
             f"{lowest:.2f}x",
-            *asked,
+            "" if moved is None else f"{moved / ceiling:.0%}",
+            *(asked if each.peer.name.startswith(LAMB) else []),
         )
         peers[each.peer.name] = {
             "seconds": total / each.rate,
             "times_fused": times,
             "times_fused_lowest": lowest,
+            "bytes_per_second": moved,
             "trials": [trial.seconds for trial in each.trials],
             "cpu_seconds": [trial.cpu_seconds for trial in each.trials],
         }

@@ -79,6 +79,12 @@ def test_optimizer(cache: Path) -> None:
     assert peers["torch AdamW, fused"]["times_fused"] == 1.0
     assert peers["LAMB"]["times_fused"] > 0 and len(peers["LAMB, one flat shard"]["trials"]) == 3
     assert 0 < found["share"]["share"] < 1
+    assert found["kernels"] == "numba"
+    moved = {name: each["bytes_per_second"] for name, each in peers.items()}
+    assert moved["LAMB"] * min(peers["LAMB"]["trials"]) == pytest.approx(
+        44 * found["models"]["bert-tiny"]["parameters"]
+    )
+    assert found["copy_bytes_per_second"] > 0 and moved["clip_grad_norm_, torch AdamW, fused"] is None
     assert "training step" in printed
 
 

@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from itertools import pairwise
 
+import pytest
 import torch
 from torch import Tensor
 
-from pretrain.optim import Rule, ShardedOptimizer, Skip
+from pretrain import sharding
+from pretrain.kernel_kind import KernelKind
+from pretrain.optim import Rule, ShardedOptimizer, Skip, moments, passes
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
 
 # A matrix larger than one run of the norm's sum, a vector, a matrix, a single number.
@@ -107,3 +110,9 @@ def cut_layout(cuts: tuple[int, ...], padding: int = 0) -> ShardLayout:
         PARAMETERS,
         tuple(flat_shard(first, last, padding) for first, last in pairwise(ends)),
     )
+
+
+def force_kernels(monkeypatch: pytest.MonkeyPatch, kind: KernelKind) -> None:
+    """Norms and passes by these, whatever the device."""
+    for module in (sharding, moments, passes):
+        monkeypatch.setattr(module, "kernel_kind", lambda device, dtype: kind)

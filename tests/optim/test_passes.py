@@ -1,4 +1,7 @@
-"""The compiled passes against torch's own operations, which other devices run, and in blocks of any size."""
+"""The compiled passes against torch's own operations, which other devices run, and in blocks of any size.
+
+Triton's kernels are tried in `test_triton_passes.py`.
+"""
 
 from collections.abc import Iterator
 
@@ -7,9 +10,10 @@ import torch
 
 from pretrain import blocks
 from pretrain.optim import AdamWOptions, LambOptions, Rule
+from pretrain.optim.decay import Decays
 from pretrain.optim.moments import LocalSlices
 from pretrain.sharding import Sliced
-from tests.optim.cuts import PARAMETERS, bind, cut_layout, draw, whole_layout
+from tests.optim.cuts import PARAMETERS, bind, cut_layout, draw, force_kernels, whole_layout
 
 RULES: tuple[Rule, ...] = (
     LambOptions(),
@@ -41,7 +45,7 @@ def trained(rule: Rule, *, cut: bool = False) -> list[torch.Tensor]:
 @pytest.mark.parametrize("rule", RULES, ids=NAMES)
 def test_equals_torchs_operations(rule: Rule, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = trained(rule)
-    monkeypatch.setattr(LocalSlices, "on_cpu", False)
+    force_kernels(monkeypatch, "torch")
     for ours, theirs in zip(compiled, trained(rule), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=3e-6, atol=5e-8)
 
@@ -70,6 +74,6 @@ def test_gradients_are_clipped_once() -> None:
     layout = whole_layout()
     gradients = [torch.full(info.shape, 8.0) for info in PARAMETERS]
     of_kind = Sliced(layout.table, gradients)
-    local = LocalSlices(layout, layout.table, of_kind, of_kind, {}, [0.0] * len(PARAMETERS), 0.25)
+    local = LocalSlices(layout, layout.table, of_kind, of_kind, {}, Decays.of(layout, 0.0), 0.25)
     assert local.gradients[2].tolist() == local.gradients[2].tolist() == [2.0] * 15
     assert gradients[2].flatten().tolist() == [2.0] * 15

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from pretrain.kernel_kind import KernelKind
 from pretrain.optim import AdamWOptions, LambOptions, Rule, SgdOptions, Skip
-from pretrain.optim.moments import LocalSlices
 from pretrain.sharding import ShardLayout
 from tests.optim.cuts import (
     PARAMETERS,
@@ -15,6 +15,7 @@ from tests.optim.cuts import (
     cut_layout,
     draw,
     flat_shard,
+    force_kernels,
     whole_layout,
 )
 from tests.worlds import run_ranks
@@ -109,14 +110,14 @@ def test_offloaded_sub_groups_are_stepped_once(rule: Rule) -> None:
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "torch"])
+@pytest.mark.parametrize("kernels", ["numba", "torch"])
 @pytest.mark.parametrize("told", [False, True], ids=["own norm", "told"])
 @pytest.mark.parametrize("rule", RULES, ids=["lamb", "lamb-nvidia", "adamw", "sgd"])
 def test_scaled_gradients_are_unscaled_first(
-    rule: Rule, told: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch
+    rule: Rule, told: bool, kernels: KernelKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Norm, clipping and moments are those of the gradients themselves; a power of two loses no bit."""
-    monkeypatch.setattr(LocalSlices, "on_cpu", compiled)
+    force_kernels(monkeypatch, kernels)
     plain, scaled = start(cut_layout((700,), 2), rule), start(cut_layout((700,), 2), rule)
     norms = []
     for seed, size in ((1, 2.0), (2, 0.1)):
