@@ -19,7 +19,7 @@ INSTALLED = $(VENV)/installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test test-full test-matrix faults check bench bench-gpu bench-loss bench-data bench-optimizer bench-large-batch bench-saving bench-plan environment clean
+.PHONY: help pretrain test test-full test-matrix test-kernels faults check bench bench-gpu bench-loss bench-data bench-optimizer bench-large-batch bench-saving bench-plan environment clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ test-matrix: environment ## every engine, stage, cut and precision beside one pl
 
 faults: environment ## every fault in full, and a table of what is promised and what was kept; some minutes
 	python -m pretrain faults --output tests/benchmarks/results/faults.json
+
+test-kernels: environment ## Triton's kernels without a GPU: by its interpreter, and compiled for GPUs; installs Triton for that alone
+	python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/triton triton==3.6.0
+	PYTHONPATH=$(VENV)/triton python -m pytest tests/optim/test_triton_passes.py
 
 check: environment ## lint, types and the fast tests
 	ruff check .

@@ -30,8 +30,8 @@ class PendingTotals:
         self, sums: torch.Tensor, asked_to_stop: bool, clock: float, data_wait: float, saves: Sequence[float]
     ) -> None:
         """Of this rank: loss sums [2] on the device, and what `Totals` says of all. Collective."""
-        votes = sent([float(asked_to_stop), clock, data_wait, *saves], sums.device)
-        table = torch.cat([sums.double(), votes])
+        votes = torch.tensor([float(asked_to_stop), clock, data_wait, *saves], dtype=torch.float64)
+        table = torch.cat([sums.double(), sent(votes, sums.device)])
         dist.all_reduce(table)
         self._table = Fetched(table)
 

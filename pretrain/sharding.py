@@ -14,9 +14,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from pretrain import blocks
-from pretrain.device_table import DeviceTable
-from pretrain.kernel_kind import kernel_kind
+from pretrain.kernels import blocks
+from pretrain.kernels.device_table import DeviceTable
+from pretrain.kernels.kind import kernel_kind
 
 _NORM_RUN = 1024
 
@@ -150,7 +150,7 @@ class Sliced:
         device, dtype = self.tensors[0].device, self.tensors[0].dtype
         kind = kernel_kind(device, dtype)
         if kind == "triton":
-            from pretrain import triton_norms
+            from pretrain.kernels import triton_norms
 
             starts = self.starts(dtype, device)
             return triton_norms.squared_norms(self.table.on(device), starts, num_parameters)

@@ -5,16 +5,15 @@ that was asked of it. So what goes there lies in pinned memory, and what comes b
 Where the device is the CPU there is nothing to copy.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 
-def sent(numbers: Sequence[float], device: torch.device) -> Tensor:
-    """float64 [len(numbers)] on the device."""
-    on_host = torch.tensor(numbers, dtype=torch.float64, pin_memory=device.type == "cuda")
-    return on_host.to(device, non_blocking=True)
+def sent(on_host: Tensor, device: torch.device) -> Tensor:
+    """A copy of a tensor of the host."""
+    if device.type != "cuda":
+        return on_host.to(device, copy=True)
+    return on_host.pin_memory().to(device, non_blocking=True)
 
 
 class Fetched:

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from pretrain.blocks import CPU
+from pretrain.kernels.blocks import CPU
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice, Sliced, SliceTable, accurate_norm
 from tests.worlds import run_ranks
 

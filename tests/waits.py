@@ -1,8 +1,8 @@
 """What makes Python wait for a device, counted: on the CPU, where nothing waits, the same operations run.
 
-Two ways lead there: a number that Python looks at, and an operation whose result has a size that depends on numbers.
-The first are methods of a tensor, of which `.tolist()` asks no operation; both are counted where they are asked for,
-those inside of compiled or C++ code by the operation.
+Three ways lead there: a number that Python looks at; an operation whose result has a size that depends on numbers; and
+values that are copied to the device as they are made. Reads of single values and such operations are counted as torch
+dispatches them, the others by the call.
 """
 
 from collections import Counter
@@ -14,13 +14,24 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_METHODS = frozenset({torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.cpu})
-_OPERATIONS = frozenset(
-    {"_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "unique_dim", "_unique2", "equal"}
+# `Tensor.to` is left out: it does nothing for what is where it should be.
+_CALLS = frozenset(
+    {
+        *(
+            torch.tensor,
+            torch.as_tensor,
+            torch.from_numpy,
+            torch.repeat_interleave,
+            torch.Tensor.repeat_interleave,
+        ),
+        *(torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.cpu),
+    }
 )
+READ = "_local_scalar_dense"
+_OPERATIONS = frozenset({READ, "nonzero", "masked_select", "unique_dim", "_unique2", "equal"})
 
 
-class _Methods(TorchFunctionMode):
+class _Calls(TorchFunctionMode):
     def __init__(self, counted: Counter[str]) -> None:
         super().__init__()
         self._counted = counted
@@ -32,7 +43,7 @@ class _Methods(TorchFunctionMode):
         arguments: tuple[Any, ...] = (),
         keywords: Mapping[str, Any] | None = None,
     ) -> Any:
-        if function in _METHODS:
+        if function in _CALLS:
             self._counted[function.__name__] += 1
         return function(*arguments, **dict(keywords or {}))
 
@@ -50,14 +61,20 @@ class _Operations(TorchDispatchMode):
         keywords: Mapping[str, Any] | None = None,
     ) -> Any:
         name = function.overloadpacket.__name__
+        if name in ("index", "index_put_") and any(_is_mask(each) for each in arguments[1]):
+            name = "nonzero"  # which it calls inside
         if name in _OPERATIONS:
             self._counted[name] += 1
         return function(*arguments, **dict(keywords or {}))
+
+
+def _is_mask(index: torch.Tensor | None) -> bool:
+    return index is not None and index.dtype in (torch.bool, torch.uint8)
 
 
 @contextmanager
 def counted_waits() -> Iterator[Counter[str]]:
     """By name, those of this thread inside of the block."""
     counted: Counter[str] = Counter()
-    with _Methods(counted), _Operations(counted):
+    with _Calls(counted), _Operations(counted):
         yield counted

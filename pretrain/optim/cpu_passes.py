@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from pretrain import blocks
+from pretrain.kernels import blocks
 from pretrain.optim import kernels
 from pretrain.optim.moments import AdamOptions, LocalSlices
 

@@ -1,7 +1,7 @@
 """The loops of a step over blocks: each walks its memory once.
 
-`table` holds rows of `pretrain.blocks.Blocks`, and `starts` the addresses of 1-D arrays, int64 [kinds, arrays]: of
-gradients, weights, and first and second moments, in this order. All are of one type of float, and numbers given with
+`table` holds rows of `pretrain.kernels.blocks.Blocks`, and `starts` the addresses of 1-D arrays, int64 [kinds, arrays]:
+of gradients, weights, and first and second moments, in this order. All are of one type of float, and numbers given with
 them have that type. No two arrays may overlap: where they do a loop is right, and takes one element at a time.
 """
 

@@ -8,8 +8,8 @@ from math import sqrt
 import numpy as np
 import torch
 
-from pretrain.blocks import CPU
-from pretrain.kernel_kind import kernel_kind
+from pretrain.kernels.blocks import CPU
+from pretrain.kernels.kind import kernel_kind
 from pretrain.optim.decay import Decays
 from pretrain.sharding import ShardLayout, Slice, Sliced, SliceTable
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from pretrain.kernel_kind import kernel_kind
+from pretrain.kernels.kind import kernel_kind
 from pretrain.optim import cpu_passes, torch_passes
 from pretrain.optim.moments import AdamOptions, LocalSlices
 

@@ -1,19 +1,18 @@
 """A step's passes (`pretrain.optim.passes.Passes`) on a GPU: each is one launch of a Triton kernel over all slices.
 
-A program takes one block of one slice, as in `pretrain.triton_norms`, and reads and writes each array once. Rates and
-decays are looked up by the slice's parameter on the device, so that the host waits for nothing. What is rounded, and
-when, is as in the loops on the CPU (`pretrain.optim.kernels`): square root and division as IEEE 754 has them, and no
-product fused with the sum behind it. So moments, updates and weights are those of the CPU in every bit, and only sums
-of squares, which are added in another order, may differ in the last of float64.
+A program takes one block of one slice, as in `pretrain.kernels.triton_norms`, and reads and writes each array once.
+Rates and decays are looked up by the slice's parameter on the device, so that the host waits for nothing. What is
+rounded, and when, is as in the loops on the CPU (`pretrain.optim.kernels`): square root and division as IEEE 754 has
+them, and no product fused with the sum behind it. So moments, updates and weights are those of the CPU in every bit,
+and only sums of squares, which are added in another order, may differ in the last of float64.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-from pretrain import triton_norms
-from pretrain.optim.moments import AdamOptions, LocalSlices
-from pretrain.triton_norms import (
+from pretrain.kernels import triton_norms
+from pretrain.kernels.triton_norms import (
     address_of,
     block_of,
     floats_at,
@@ -23,6 +22,7 @@ from pretrain.triton_norms import (
     sums_by_parameter,
     whole_chunks,
 )
+from pretrain.optim.moments import AdamOptions, LocalSlices
 
 
 @triton.jit

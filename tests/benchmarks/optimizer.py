@@ -29,7 +29,7 @@ from rich.table import Table
 from transformers import AutoModelForPreTraining
 
 from pretrain import sharding
-from pretrain.kernel_kind import kernel_kind
+from pretrain.kernels.kind import kernel_kind
 from pretrain.model import ModelOptions, build_model
 from pretrain.model.presets import preset_config
 from pretrain.optim import AdamWOptions, LambOptions, ShardedOptimizer, moments, passes

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pretrain.kernel_kind import KernelKind, kernel_kind
+from pretrain.kernels.kind import KernelKind, kernel_kind
 from pretrain.optim import AdamWOptions, LambOptions, Rule
 from pretrain.sharding import ShardLayout
 from tests.optim.cuts import Bound, bind, cut_layout, draw, force_kernels, whole_layout

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.gpu
 
 def test_numbers_there_and_back() -> None:
     device = torch.device("cuda")
-    table = sent([1.0, 1 / 3], device)
+    table = sent(torch.tensor([1.0, 1 / 3], dtype=torch.float64), device)
     fetched = Fetched(table)
     table.zero_()  # asked for later
     assert fetched.tolist() == [1.0, 1 / 3]

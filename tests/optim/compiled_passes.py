@@ -16,7 +16,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.knobs import nvidia
 
-from pretrain import triton_norms
+from pretrain.kernels import triton_norms
 from pretrain.optim import triton_passes
 
 _ADDRESSES, _FLOAT, _DOUBLES, _INT = "*i64", "fp32", "*fp64", "i32"

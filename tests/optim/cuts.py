@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pretrain import sharding
-from pretrain.kernel_kind import KernelKind
+from pretrain.kernels.kind import KernelKind
 from pretrain.optim import Rule, ShardedOptimizer, Skip, moments, passes
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
 

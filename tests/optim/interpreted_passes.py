@@ -10,8 +10,8 @@ from typing import get_args
 import pytest
 import torch
 
-from pretrain import device_table, triton_norms
-from pretrain.kernel_kind import KernelKind
+from pretrain.kernels import device_table, triton_norms
+from pretrain.kernels.kind import KernelKind
 from pretrain.optim import AdamWOptions, LambOptions, Rule
 from pretrain.optim.lamb import LambVariant
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice, Sliced

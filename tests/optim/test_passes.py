@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from pretrain import blocks
+from pretrain.kernels import blocks
 from pretrain.optim import AdamWOptions, LambOptions, Rule
 from pretrain.optim.decay import Decays
 from pretrain.optim.moments import LocalSlices

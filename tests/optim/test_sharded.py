@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from pretrain.kernel_kind import KernelKind
+from pretrain.kernels.kind import KernelKind
 from pretrain.optim import AdamWOptions, LambOptions, Rule, SgdOptions, Skip
 from pretrain.sharding import ShardLayout
 from tests.optim.cuts import (

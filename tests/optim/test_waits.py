@@ -4,17 +4,14 @@ Counted on the CPU, with torch's operations as another device would run them: re
 them, and every call that would copy values from a device or wait for those that go there.
 """
 
-from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pretrain.optim import AdafactorOptions, AdamWOptions, LambOptions, Rule, SgdOptions
 from tests.optim.cuts import Bound, bind, cut_layout, draw, force_kernels
+from tests.waits import READ, counted_waits
 
 LR = 0.02
 RULES: dict[str, Rule] = {
@@ -24,49 +21,14 @@ RULES: dict[str, Rule] = {
     "sgd": SgdOptions(0.9, nesterov=True),
     "adafactor": AdafactorOptions(),
 }
-# `Tensor.to` is left out: it does nothing for what is where it should be.
-WAITING: dict[Any, str] = {
-    torch.tensor: "tensor",
-    torch.as_tensor: "as_tensor",
-    torch.from_numpy: "from_numpy",
-    torch.nonzero: "nonzero",
-    torch.masked_select: "masked_select",
-    torch.repeat_interleave: "repeat_interleave",
-    torch.Tensor.tolist: "tolist",
-    torch.Tensor.numpy: "numpy",
-    torch.Tensor.cpu: "cpu",
-    torch.Tensor.nonzero: "nonzero",
-    torch.Tensor.masked_select: "masked_select",
-    torch.Tensor.repeat_interleave: "repeat_interleave",
-}
-
-
-class Reads(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
-
-
-class Calls(TorchFunctionMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in WAITING:
-            self.counts[WAITING[func]] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def waits(work: Callable[[], object]) -> tuple[int, dict[str, int]]:
-    """Reads of single values, and calls by name."""
-    with Reads() as reads, Calls() as calls:
+    """Reads of single values, and what else waits, by name."""
+    with counted_waits() as counted:
         work()
-    return reads.count, dict(calls.counts)
+    reads = counted.pop(READ, 0)
+    return reads, dict(counted)
 
 
 @pytest.fixture(params=RULES.values(), ids=list(RULES))
@@ -112,5 +74,5 @@ def test_figures_are_read_at_once(bound: Bound) -> None:
 def test_what_waits_is_counted() -> None:
     values = torch.ones(3)
     assert waits(lambda: float(values[0])) == (1, {})
-    assert waits(lambda: values[values > 0].sum().item())[0] == 1
+    assert waits(lambda: values[values > 0].sum().item()) == (1, {"nonzero": 1})
     assert waits(lambda: torch.tensor([1.0], device="cpu").tolist())[1] == {"tensor": 1, "tolist": 1}

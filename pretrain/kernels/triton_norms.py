@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from pretrain.device_table import DeviceTable
+from pretrain.kernels.device_table import DeviceTable
 
 # Programs of this many warps take a chunk at a time, four elements for each thread: what is read at once then fits into
 # so few registers that several programs share a processor, and some compute while others wait for memory.

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain import device_table
-from pretrain.device_table import DeviceTable
+from pretrain.kernels import device_table
+from pretrain.kernels.device_table import DeviceTable
 
 CPU = torch.device("cpu")
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pretrain import blocks
-from pretrain.blocks import BLOCK_NUMEL, BLOCKS_PER_TURN
+from pretrain.kernels import blocks
+from pretrain.kernels.blocks import BLOCK_NUMEL, BLOCKS_PER_TURN
 
 
 @pytest.fixture

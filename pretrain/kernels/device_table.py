@@ -11,6 +11,8 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from pretrain.transfer import sent
+
 # One program of the GPU each: so many that a device is filled often, so large that what one looks up first is little.
 BLOCK_NUMEL = 8192
 # Float32 elements of a cache line.
@@ -78,10 +80,7 @@ class DeviceTable:
         return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
     def _copied(self, values: np.ndarray) -> torch.Tensor:
-        host = torch.from_numpy(values)
-        if self._device.type != "cuda":
-            return host.to(self._device, copy=True)
-        return host.pin_memory().to(self._device, non_blocking=True)
+        return sent(torch.from_numpy(values), self._device)
 
 
 def _edges(numel: int, offset: int) -> list[int]:

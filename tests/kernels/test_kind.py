@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from pretrain import comm, kernel_kind
-from pretrain.kernel_kind import KernelKind
+from pretrain import comm
+from pretrain.kernels import kind as kernel_kind
+from pretrain.kernels.kind import KernelKind
 
 
 @pytest.fixture(autouse=True)
