@@ -72,7 +72,7 @@ def test_the_plan_of_one_row_more_is_too_large(capsys: pytest.CaptureFixture[str
 
 def test_more_memory_takes_no_fewer_rows_and_no_smaller_model(capsys: pytest.CaptureFixture[str]) -> None:
     """And recomputing more takes no fewer rows; a model is counted by its parameters."""
-    sizes_gib = (0.0625, 0.5)
+    sizes_gib = (0.03125, 0.25)
     by_memory = [fits(capsys, gib, "--ranks=4", "--backend=fsdp") for gib in sizes_gib]
     for stage in range(4):
         rows = [[each["rows"] for each in found[stage]["micro_batches"]] for found in by_memory]
