@@ -77,6 +77,8 @@ def test_it_recommends_what_the_plan_of_such_a_run_bears_out(
         12,
     ]
     assert [each["rows"] for each in tuning["trials"] if not each["divides"]] == [8, 8, 8]
+    held = [each["activation_bytes"] for each in tuning["trials"] if each["rows"] == 12]
+    assert held[2] < 0.9 * held[0]  # both layers recomputed, and none
     best = max(tuning["trials"], key=lambda each: (each["rows"], each["activation_bytes"]))
     assert best["tokens_per_second"] == best["tokens"] / best["seconds"] and best["tokens"] <= 12 * 32
     again = planned(capsys, "--ranks=2", *tuning["recommended"]["overrides"])
