@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pretrain.data.batches import Batch
+from pretrain.plan import planning
 from pretrain.plan.passes import Passes
 from tests.command.runs import STORE, command
 from tests.worlds import ROOT
@@ -15,6 +16,23 @@ from tests.worlds import ROOT
 MIB = 1 << 20
 TINY = ("--data", STORE, "--device=cpu", "model.preset=bert-tiny", "data.seq_len=32", "train.global_batch=24")
 QUICK = ("--tune", "--seconds=0.01")
+
+
+@pytest.fixture(autouse=True)
+def known_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To measure them takes seconds, and gives other bytes each time."""
+
+    class Known:
+        def __init__(self, backend: str) -> None:
+            pass
+
+        def num_bytes(self) -> int:
+            return 500 * MIB
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(planning, "Libraries", Known)
 
 
 def planned(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict[str, Any]:
@@ -30,10 +48,10 @@ def whole_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Passes, "seconds", lambda self, batch: 1e-3 + 1e-6 * len(batch.input_ids))
 
 
-def chosen_peak(document: dict[str, Any]) -> tuple[int, int, int]:
-    """(peak, activations, libraries), bytes."""
+def chosen_peak(document: dict[str, Any]) -> tuple[int, int]:
+    """(peak, activations), bytes."""
     (chosen,) = (each for each in document["memory"]["stages"] if each["chosen"])
-    return chosen["peak_bytes"], chosen["activations"], chosen["libraries"]
+    return chosen["peak_bytes"], chosen["activations"]
 
 
 def test_it_recommends_what_the_plan_of_such_a_run_bears_out(
@@ -59,17 +77,15 @@ def test_it_recommends_what_the_plan_of_such_a_run_bears_out(
         12,
     ]
     assert [each["rows"] for each in tuning["trials"] if not each["divides"]] == [8, 8, 8]
+    held = [each["activation_bytes"] for each in tuning["trials"] if each["rows"] == 12]
+    assert held[2] < 0.9 * held[0]  # both layers recomputed, and none
     best = max(tuning["trials"], key=lambda each: (each["rows"], each["activation_bytes"]))
     assert best["tokens_per_second"] == best["tokens"] / best["seconds"] and best["tokens"] <= 12 * 32
     again = planned(capsys, "--ranks=2", *tuning["recommended"]["overrides"])
     assert again["engine"]["accumulation"] == 1
-    peak, activations, libraries = chosen_peak(again)
+    peak, activations = chosen_peak(again)
     assert best["activation_bytes"] == pytest.approx(activations, rel=0.05)
-    # Libraries are measured anew by each command.
-    rest = peak - libraries - activations
-    assert best["peak_bytes"] - chosen_peak(found)[2] - best["activation_bytes"] == pytest.approx(
-        rest, abs=MIB
-    )
+    assert best["peak_bytes"] - best["activation_bytes"] == pytest.approx(peak - activations, abs=MIB / 4)
 
 
 def test_on_a_cpu_what_is_planned_too_large_is_not_measured(
@@ -111,12 +127,12 @@ def test_the_tables_end_with_what_to_type(
 ) -> None:
     ds_config = tmp_path / "ds.json"
     ds_config.write_text(json.dumps({"gradient_accumulation_steps": 4}))
-    arguments = (*TINY, *QUICK, "--fits", "--ds_config", ds_config)
+    arguments = (*TINY, *QUICK, "--fits", "--memory=0.6", "--ds_config", ds_config)
     assert command("plan", *arguments) == 0
     captured = capsys.readouterr()
     out = " ".join(captured.out.split())
     for part in (
-        "What fits into",
+        "What fits into 0.60 GiB of a rank",
         "every 2 layers",
         "Measured on this machine (CPU, ",
         "recommended",
@@ -129,7 +145,9 @@ def test_the_tables_end_with_what_to_type(
 
 
 @pytest.mark.slow
-def test_compiled_where_the_recipe_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_compiled_where_the_recipe_says_so(capsys: pytest.CaptureFixture[str], in_full: bool) -> None:
+    if not in_full:
+        pytest.skip("in full: compiles six times")
     arguments = ("--tune", "--seconds=0.2", "train.compile=true", "train.global_batch=2")
     found = planned(capsys, *arguments)["tuning"]
     assert found["compiled"] and [each["rows"] for each in found["trials"]] == [1, 2] * 3

@@ -1,6 +1,9 @@
 """The most that fits: the boundary by a formula, and beside what the plan itself says of one row more."""
 
+import json
+from bisect import bisect_right
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,9 +29,10 @@ def bent(rows: int) -> int:
 
 @pytest.mark.parametrize("peak", [steps_of(1), steps_of(16), bent], ids=["affine", "rounded", "bent"])
 def test_one_row_more_would_be_too_many(peak: Callable[[int], int]) -> None:
-    for limit in (peak(1), peak(2) - 1, peak(2), 6000, 7777, peak(64), peak(64) - 1, 99_999, 12_345_678):
-        by_hand = max(rows for rows in range(1, 200_000) if peak(rows) <= limit)
-        assert most_rows(peak, limit) == by_hand, limit
+    peaks = [peak(rows) for rows in range(1, 1001)]
+    limits = {*peaks[:200], *(each - 1 for each in peaks[1:200]), *range(peaks[200], peaks[-1], 97)}
+    for limit in limits:
+        assert most_rows(peak, limit) == bisect_right(peaks, limit), limit
 
 
 def test_few_sizes_are_looked_at() -> None:
@@ -48,15 +52,17 @@ def test_none_where_one_row_is_too_many_and_an_end_where_nothing_is() -> None:
     assert most_rows(lambda rows: 5, 5) == MOST_ROWS
 
 
-def fits(capsys: pytest.CaptureFixture[str], gib: float, *more: str) -> dict[int, Any]:
+def fits(capsys: pytest.CaptureFixture[str], gib: float, *more: str | Path) -> dict[int, Any]:
     stages = planned(capsys, *TINY, f"--memory={gib}", "--fits", *more)["fits"]["stages"]
     return {each["stage"]: each for each in stages}
 
 
-def test_the_plan_of_one_row_more_is_too_large(capsys: pytest.CaptureFixture[str]) -> None:
-    """The plan's own peak of a run with that micro-batch, under another stage than the chosen one too."""
-    memory = 0.125
-    found = fits(capsys, memory, "--backend=fsdp")
+def test_the_plan_of_one_row_more_is_too_large(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The plan's own peak of a run with that micro-batch; stage 0 computes by autocast, the others do not."""
+    memory, ds_config = 0.125, tmp_path / "ds.json"
+    zero = {"stage": 2, "reduce_bucket_size": 100_000}
+    ds_config.write_text(json.dumps({"bf16": {"enabled": True}, "zero_optimization": zero}))
+    found = fits(capsys, memory, "--ds_config", ds_config)
     for stage, checkpointing in ((0, "none"), (2, "full")):
         (most,) = (each for each in found[stage]["micro_batches"] if each["checkpointing"] == checkpointing)
         assert most["rows"] > 100
@@ -64,7 +70,7 @@ def test_the_plan_of_one_row_more_is_too_large(capsys: pytest.CaptureFixture[str
         for rows in (most["rows"], most["rows"] + 1):
             keys = f"train.micro_batch={rows}", f"train.global_batch={2 * rows}"
             way = f"train.activation_checkpointing={checkpointing}"
-            stages = planned(capsys, *TINY, "--backend=fsdp", *keys, way)["memory"]["stages"]
+            stages = planned(capsys, *TINY, "--ds_config", ds_config, *keys, way)["memory"]["stages"]
             peaks.append(stages[stage]["peak_bytes"])
         assert peaks[0] <= memory * GIB < peaks[1]
         assert most["peak_bytes"] == peaks[0]
@@ -72,7 +78,7 @@ def test_the_plan_of_one_row_more_is_too_large(capsys: pytest.CaptureFixture[str
 
 def test_more_memory_takes_no_fewer_rows_and_no_smaller_model(capsys: pytest.CaptureFixture[str]) -> None:
     """And recomputing more takes no fewer rows; a model is counted by its parameters."""
-    sizes_gib = (0.0625, 0.5)
+    sizes_gib = (0.03125, 0.25)
     by_memory = [fits(capsys, gib, "--ranks=4", "--backend=fsdp") for gib in sizes_gib]
     for stage in range(4):
         rows = [[each["rows"] for each in found[stage]["micro_batches"]] for found in by_memory]
@@ -84,6 +90,14 @@ def test_more_memory_takes_no_fewer_rows_and_no_smaller_model(capsys: pytest.Cap
         assert all(model["peak_bytes"] <= gib * GIB for model, gib in zip(models, sizes_gib, strict=True))
     # Cut over four ranks a larger model fits than where each holds all of it.
     assert by_memory[1][3]["model"]["parameters"] > by_memory[1][0]["model"]["parameters"]
+
+
+def test_the_largest_model_fits_to_the_byte(capsys: pytest.CaptureFixture[str]) -> None:
+    """With a byte less it is the next smaller one."""
+    model = fits(capsys, 0.0625)[0]["model"]
+    smaller = fits(capsys, (model["peak_bytes"] - 1) / GIB)[0]["model"]
+    names = list(LADDER)
+    assert smaller["name"] == names[names.index(model["name"]) - 1]
 
 
 def test_nothing_fits_into_nothing(capsys: pytest.CaptureFixture[str]) -> None:
