@@ -1,8 +1,8 @@
 """Which micro-batch a run should have, by trying: `python -m pretrain plan --tune`.
 
 For each way of activation checkpointing:
-1. micro-batches of 1, 2, 4, ... rows are measured, until one does not fit, the rate falls or does not grow, a pass
-   would take too long, or a rank has no more rows in a step;
+1. micro-batches of 1, 2, 4, ... rows are measured, until one does not fit, the rate falls, twice measured, or does not
+   grow, a pass would take too long, or a rank has no more rows in a step;
 2. about the best of them, those that divide the batch and lie between;
 3. of all that fit and divide the batch the fastest is recommended; within `_EQUAL` of it the one with the most rows.
 
@@ -105,6 +105,10 @@ def _of_way(measurer: Measurer, checkpointing: Checkpointing, limits: Limits) ->
         stopped = _why_not(trials, rows, limits)
         if stopped is None:
             found = _tried(measurer, checkpointing, rows, limits)
+            if isinstance(found, Trial) and _has_fallen([*trials, found]):
+                again = _tried(measurer, checkpointing, rows, limits)  # it may have been other work here
+                if isinstance(again, Trial):
+                    found = min(found, again, key=lambda each: each.seconds)
             if isinstance(found, Trial):
                 yield found
                 trials.append(found)
@@ -137,7 +141,7 @@ def _why_not(trials: list[Trial], rows: int, limits: Limits) -> str | None:
     last, rates = trials[-1], [each.tokens_per_second for each in trials]
     if last.fits is False:
         return "fewer do not fit"
-    if rates[-1] < _FALLEN * max(rates):
+    if _has_fallen(trials):
         return "the rate has fallen"
     if len(rates) > 2 and max(rates[-2:]) < _GAIN * max(rates[:-2]):
         return "the rate no longer grows"
@@ -147,6 +151,11 @@ def _why_not(trials: list[Trial], rows: int, limits: Limits) -> str | None:
             f"a pass would take about {seconds:.2g} s, and at most {limits.seconds:g} s are given (--seconds)"
         )
     return None
+
+
+def _has_fallen(trials: list[Trial]) -> bool:
+    """Whether the last is clearly slower than the best."""
+    return trials[-1].tokens_per_second < _FALLEN * max(each.tokens_per_second for each in trials)
 
 
 def _between(best: int, common_rows: int) -> list[int]:
