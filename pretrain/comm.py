@@ -55,6 +55,8 @@ def placement(environment: Mapping[str, str] | None = None) -> Placement:
 def prepare_environment(place: Placement) -> None:
     """Settles what libraries read from the environment, and shares the cores among the ranks of a machine."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # What cuBLAS needs for train.deterministic; it reads it at its first product.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # DeepSpeed refuses to start without it, even in a world of one.
     os.environ.setdefault("LOCAL_RANK", str(place.local_rank))
     if not threads_are_said():

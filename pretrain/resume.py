@@ -56,6 +56,7 @@ class Resumption:
     initial: RunState
     total_steps: int | None
     precision: str
+    repeats_bits: bool  # whether the device computes the same in every bit when asked again
     backend: Backend
     noise: NoiseScale
     place: Placement
@@ -191,6 +192,8 @@ class Resumption:
         how = "bit for bit"
         if not checkpoint.is_same_course(changes):
             how = "with another recipe or loss scale"
+        if not self.repeats_bits:
+            how = "within rounding: on a GPU train.deterministic=true is what repeats every bit"
         if rounding:
             how = "within rounding: the machine, the cut or the versions differ"
         return [

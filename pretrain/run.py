@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from pretrain import build, checkpoint, comm, cores
 from pretrain.backends.base import Backend, EngineOptions
 from pretrain.build import Request
@@ -105,6 +107,7 @@ class Run:
             initial=self.initial,
             total_steps=self.length.steps,
             precision=self.engine.precision,
+            repeats_bits=request.device.type == "cpu" or request.config.recipe.train.deterministic,
             backend=self.backend,
             noise=self.noise.scale,
             place=request.place,
@@ -281,6 +284,8 @@ def _prepare(request: Request, folder: RunFolder, terminal: Terminal, watch: Wat
     """Store, model and engine."""
     recipe = request.config.recipe
     engine = build.engine_options(request)
+    if recipe.train.deterministic:
+        _compute_deterministically()
     corpus = build.open_corpus(request)
     if recipe.data.verify:
         watch.activity.now("verifying the token store")
@@ -293,3 +298,11 @@ def _prepare(request: Request, folder: RunFolder, terminal: Terminal, watch: Wat
     backend = build.build_backend(request.backend, model, recipe, engine)
     noise = build.noise_probe(request)
     return Run(request, folder, terminal, corpus, engine, backend, flops, initial, noise, watch, said)
+
+
+def _compute_deterministically() -> None:
+    """From now on this process computes the same in every bit whenever it is asked the same, on a GPU too; what has no
+    deterministic algorithm raises RuntimeError."""
+    torch.use_deterministic_algorithms(True)
+    # Memory that nobody has written yet is nothing that a result depends on.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

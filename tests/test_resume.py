@@ -64,7 +64,9 @@ def save(checkpoints: Path, step: int, **changes: Any) -> Path:
     return save_checkpoint(checkpoints, optimizer, state, 9, 0)
 
 
-def resumption(run: Path, choice: str = "auto", initial: RunState | None = None, **keys: Any) -> Any:
+def resumption(
+    run: Path, choice: str = "auto", initial: RunState | None = None, repeats_bits: bool = True, **keys: Any
+) -> Any:
     place = Placement(dist.get_rank(), 0, dist.get_world_size(), 1)
     recipe = Recipe.model_validate({"checkpoint": keys})
     backend: Any = FakeBackend()
@@ -77,6 +79,7 @@ def resumption(run: Path, choice: str = "auto", initial: RunState | None = None,
         initial or run_state(0),
         10,
         "fp16",
+        repeats_bits,
         backend,
         NoiseScale(),
         place,
@@ -138,12 +141,21 @@ def test_what_stands_against_bit_for_bit_is_named(run: Path) -> None:
     ]
 
 
+def test_a_device_that_repeats_no_bits_is_named(run: Path) -> None:
+    found = resumption(run, repeats_bits=False)
+    found.begin()
+    assert found.terminal.lines[0].endswith(
+        "after step 3, within rounding: on a GPU train.deterministic=true is what repeats every bit."
+    )
+
+
 @pytest.mark.parametrize(
     ("section", "key", "value", "how"),
     [
         ("optimizer", "lr", 0.5, "with another recipe or loss scale."),
         ("checkpoint", "every", 5, "bit for bit."),
         ("eval", "rows", 5, "bit for bit."),
+        ("train", "deterministic", True, "bit for bit."),
     ],
 )
 def test_a_changed_recipe_is_told_apart_by_what_it_changes(

@@ -105,7 +105,8 @@ def _start_rank(work: Path, rank: int, world_size: int, timeout: float) -> BaseP
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(_IMPORTED_ONCE))
     # The tests' own modules are importable in a rank whatever folder pytest was started in.
-    own = environment({"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"})
+    # No GPU: the world is one of gloo, and a process that has looked at a GPU cannot be forked to use it.
+    own = environment({"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": ""})
     process = context.Process(target=_rank_main, args=(work, rank, world_size, timeout, own))
     with _as_environment(own):  # of the process to fork from, which the first rank of all starts
         process.start()

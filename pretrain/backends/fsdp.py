@@ -59,8 +59,8 @@ class FsdpBackend:
         ]
         for block in blocks:
             block.set_gradient_divide_factor(1.0)
-            # gloo has no pre-multiplied sum.
-            block.set_force_sum_reduction_for_comms(options.device.type == "cpu")
+            # Else it is a sum multiplied by 1 before, which gloo has not, and NVLink's switches do not add up.
+            block.set_force_sum_reduction_for_comms(True)
         *inner, self._root = blocks
         _fetch_ahead(inner, options.config)
         if options.compile:

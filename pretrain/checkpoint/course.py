@@ -15,6 +15,7 @@ NOT_OF_THE_COURSE = (
     "train.stop_at_step",
     "train.hours",
     "train.max_skipped_steps",
+    "train.deterministic",
     "eval.",
     "checkpoint.",
     "log.",

@@ -110,6 +110,7 @@ class Train(Section):
     micro_batch: PositiveInt | Literal["auto"] = "auto"
     activation_checkpointing: Literal["none", "full"] | PositiveInt = "none"
     compile: bool = False
+    deterministic: bool = False  # on a GPU too, by torch's deterministic algorithms
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the masked-token loss, in training only
     spike_factor: Annotated[float, Field(gt=1)] | None = (
         None  # None: no step is skipped for its gradient norm

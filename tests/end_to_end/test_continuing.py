@@ -103,3 +103,20 @@ def test_another_runs_checkpoint_needs_an_empty_folder_and_is_kept(
     refused = pretrain(*often, *elsewhere, cwd=tmp_path)
     assert refused.returncode == 2
     assert "already holds a run" in error_of(refused.stderr)
+
+
+@pytest.mark.parametrize("backend", ["deepspeed", "fsdp"])
+def test_deterministic_algorithms_do_all_that_a_run_does(
+    tmp_path: Path, options: tuple[str, ...], backend: str, in_full: bool
+) -> None:
+    """On a CPU nothing changes by them, to the last bit; what has none would end the run."""
+    if backend == "fsdp" and not in_full:
+        pytest.skip("in full: the same under the other engine")
+    losses = []
+    for output, chosen in (("plain", "false"), ("deterministic", "true")):
+        more = ("--backend", backend, "--output", output, "train.steps=3", f"train.deterministic={chosen}")
+        result = pretrain(*options, *more, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        lines = (tmp_path / output / "metrics.jsonl").read_text().splitlines()
+        losses.append([(step["loss"], step["grad_norm"]) for step in map(json.loads, lines)])
+    assert losses[0] == losses[1] and len(losses[0]) == 3
