@@ -19,9 +19,10 @@ from pretrain import build, comm
 from pretrain.backends.base import Precision
 from pretrain.backends.carried import BackendName, check_carried, choose_precision
 from pretrain.build import Request
-from pretrain.config import RunConfig, batch_cut
+from pretrain.config import Recipe, RunConfig, batch_cut
 from pretrain.data.corpus import Corpus
 from pretrain.model import PretrainingModel
+from pretrain.model.build import recomputed_layers
 from pretrain.noise import check_measurable
 from pretrain.pace import build_schedule
 from pretrain.plan.activations import MicroBatch, activation_bytes
@@ -134,7 +135,7 @@ def make_plan(asked: Asked, corpus: Corpus) -> Plan:
         rows, shapes = row_figures(corpus, recipe), Shapes.of(model)
         rule = build.optimizer_rule(recipe)
         engine = _engine(asked, cut, len(rule.moment_kinds))
-        job = Job(engine, shapes, cut.micro_batch, _overlap(asked))
+        job = Job(engine, shapes, cut.micro_batch, _overlap(asked), recomputed=_recomputed(recipe, shapes))
         largest = batch_figures(1, recipe.train.global_batch, rows, model.flops)
         modelled = None if asked.scale is None else Modelled.of(asked.scale, job, largest, asked.rate)
         rate = asked.rate if modelled is None else modelled.rate(largest)
@@ -200,6 +201,12 @@ def _engine(asked: Asked, cut: Cut, num_moments: int) -> Engine:
 def _overlap(asked: Asked) -> Overlap:
     zero = asked.config.engine.zero_optimization
     return Overlap(zero.overlap_comm, zero.second_group)
+
+
+def _recomputed(recipe: Recipe, shapes: Shapes) -> float:
+    """The share of the layers."""
+    layers = len(shapes.layer_numels)
+    return len(recomputed_layers(recipe.train.activation_checkpointing, layers)) / max(1, layers)
 
 
 @dataclass(frozen=True)

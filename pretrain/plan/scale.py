@@ -1,7 +1,7 @@
 """How long a step takes on so many GPUs, on paper: what computes, what is exchanged, and what of that is waited for.
 
-1. forward and backward: the step's FLOPs, those of padding too, cut evenly, at the rate that one GPU achieves; a third
-   is forward;
+1. forward and backward: the step's FLOPs, those of padding and of recomputed layers too, cut evenly, at the rate that
+   one GPU achieves; a third of what is not recomputed is forward;
 2. exchanges (`exchanges`), by NCCL's cost model (`collectives`). What goes in p pieces behind a pass hides behind all
    of it but one piece: the first piece that a pass needs, or the last that it leaves, has nothing beside it. Exchanges
    behind the same pass share the links, and what the pass cannot hide is waited for;
@@ -24,7 +24,7 @@ from pretrain.plan.memory import Engine
 from pretrain.plan.parameters import Shapes
 from pretrain.plan.shards import held_numel
 
-_SHARES = {"forward": 1 / 3, "backward": 2 / 3}  # of a micro-batch's FLOPs
+_FORWARD = 1 / 3  # of the FLOPs of forward and backward
 _HALVINGS = 200
 
 
@@ -42,13 +42,15 @@ class Machine:
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained, and how. `gradient_bytes`: of an element, where gradients are summed; `micro_batch`: rows."""
+    """What is trained, and how. `gradient_bytes`: of an element, where gradients are summed; `micro_batch`: rows;
+    `recomputed`: the share of the layers whose forward pass the backward pass computes again."""
 
     engine: Engine
     shapes: Shapes
     micro_batch: int
     overlap: Overlap
     gradient_bytes: int = FP32
+    recomputed: float = 0.0
 
     def on(self, ranks: int) -> "Job":
         """The same with another number of ranks; groups larger than that are all ranks."""
@@ -64,10 +66,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Work:
-    """One optimizer step of all ranks together: FLOPs of what is computed, padding included."""
+    """One optimizer step of all ranks together. `flops`: of forward and backward, padding included, recomputation not;
+    `layer_flops`: those of the layers among them."""
 
     rows: int
     flops: float
+    layer_flops: float = 0.0
+
+    def computed(self, recomputed: float) -> float:
+        """FLOPs with those of the layers that are computed again, a share of them."""
+        return self.flops + _FORWARD * recomputed * self.layer_flops
 
 
 @dataclass(frozen=True)
@@ -125,9 +133,12 @@ def step_cost(job: Job, machine: Machine, work: Work, flops_per_second: float) -
     """Of `work` on the ranks of the job, of which each computes so many FLOPs a second in forward and backward."""
     ranks = job.engine.ranks
     accumulation = max(1, ceil(work.rows / (job.micro_batch * ranks)))
-    compute = work.flops / ranks / flops_per_second
+    computed = work.computed(job.recomputed)
+    compute = computed / ranks / flops_per_second
+    forward = compute / accumulation * _FORWARD * work.flops / computed
+    windows: dict[Pass, float] = {"forward": forward, "backward": compute / accumulation - forward}
     sent = exchanges(job.engine, job.shapes, machine.ranks_per_node, job.overlap, job.gradient_bytes)
-    found = _waited(sent, machine.network, compute / accumulation, accumulation)
+    found = _waited(sent, machine.network, windows, accumulation)
     return StepCost(
         ranks=ranks,
         nodes=ceil(ranks / machine.ranks_per_node),
@@ -156,8 +167,10 @@ def achieved_flops(job: Job, machine: Machine, work: Work, seconds: float) -> fl
     The exchanges and the optimizer's step that the model finds there are taken off. None where they alone take longer.
     """
 
+    computed = work.computed(job.recomputed) / job.engine.ranks
+
     def modelled(compute: float) -> float:
-        return step_cost(job, machine, work, work.flops / job.engine.ranks / compute).seconds
+        return step_cost(job, machine, work, computed / compute).seconds
 
     low, high = 0.0, seconds
     for _ in range(
@@ -168,7 +181,7 @@ def achieved_flops(job: Job, machine: Machine, work: Work, seconds: float) -> fl
             break
         low, high = (middle, high) if modelled(middle) < seconds else (low, middle)
     # Where even next to no computing takes longer than was measured, the search ends at 0.
-    return None if modelled(high) > seconds * (1 + 1e-9) else work.flops / job.engine.ranks / high
+    return None if modelled(high) > seconds * (1 + 1e-9) else computed / high
 
 
 def _optimizer_seconds(job: Job, machine: Machine) -> float:
@@ -179,9 +192,9 @@ def _optimizer_seconds(job: Job, machine: Machine) -> float:
 
 
 def _waited(
-    sent: Iterable[Exchange], network: Network, micro_batch_seconds: float, accumulation: int
+    sent: Iterable[Exchange], network: Network, windows: dict[Pass, float], accumulation: int
 ) -> dict[What, Exchanged]:
-    """Over a step, by what is exchanged."""
+    """Over a step, by what is exchanged. `windows`: seconds of a micro-batch's passes."""
     each = [(exchange, exchange.seconds(network)) for exchange in sent]
     found: dict[What, Exchanged] = {}
     for what in ("gradients", "weights", "norms"):
@@ -193,7 +206,7 @@ def _waited(
             if exchange.behind is None:
                 exposed += alone * (accumulation if exchange.every_micro_batch else 1)
             else:
-                exposed += _behind(exchange, alone, each, micro_batch_seconds, accumulation)
+                exposed += _behind(exchange, alone, each, windows[exchange.behind], accumulation)
         found[what] = Exchanged(seconds, exposed)
     return found
 
@@ -202,26 +215,20 @@ def _behind(
     exchange: Exchange,
     alone: float,
     each: list[tuple[Exchange, float]],
-    micro_batch_seconds: float,
+    window: float,
     accumulation: int,
 ) -> float:
-    """Seconds that a step waits for `exchange`, beside the others behind the same pass.
+    """Seconds that a step waits for `exchange`, beside the others behind the same pass, of `window` seconds.
 
     One pass of a step has them all: the first forward pass, or the last backward pass. The others have those of every
     micro-batch.
     """
     beside = [(other, seconds) for other, seconds in each if other.behind == exchange.behind]
     regular = [pair for pair in beside if pair[0].every_micro_batch]
-    window = _SHARES[_pass_of(exchange)] * micro_batch_seconds
     once = _share_waited(exchange, alone, beside, window)
     if not exchange.every_micro_batch:
         return once
     return once + (accumulation - 1) * _share_waited(exchange, alone, regular, window)
-
-
-def _pass_of(exchange: Exchange) -> Pass:
-    assert exchange.behind is not None
-    return exchange.behind
 
 
 def _share_waited(

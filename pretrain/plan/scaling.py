@@ -175,4 +175,5 @@ class _Rows:
 
 def _work(batch: BatchFigures) -> Work:
     """Padding is computed as tokens are, though no FLOPs of the work asked for."""
-    return Work(batch.rows, batch.flops * batch.places / batch.tokens)
+    padded = batch.places / batch.tokens
+    return Work(batch.rows, batch.flops * padded, batch.layer_flops * padded)

@@ -234,6 +234,21 @@ def test_gpus_in_tables(capsys: pytest.CaptureFixture[str]) -> None:
         assert part in out, part
 
 
+def test_activation_checkpointing_costs_a_forward_pass_of_its_layers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """bert-tiny has two layers: of every second one is computed again."""
+    typed = (*RUN, "--gpus=8", *GPUS, "train.steps=100")
+    found = {
+        choice: planned(capsys, *typed, f"train.activation_checkpointing={choice}")
+        for choice in ("none", 2, "full")
+    }
+    compute = [each["scale"]["worlds"][-1]["step"]["compute"] for each in found.values()]
+    (batch,) = found["none"]["course"]["batches"]
+    third = batch["layer_flops"] / batch["flops"] / 3
+    assert [each / compute[0] for each in compute] == pytest.approx([1, 1 + third / 2, 1 + third])
+
+
 def test_a_rate_of_fewer_gpus(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Of as many as are planned it comes back; of one, by option or by the run's config.json, it is scaled."""
     typed = (*RUN, "--gpus=16", *GPUS)

@@ -131,6 +131,23 @@ def test_what_hides_leaves_one_piece() -> None:
     assert cost.weights.exposed == pytest.approx(cost.weights.seconds / 4)
 
 
+def test_recomputed_layers_are_computed_once_more() -> None:
+    """A forward pass is a third: of 6.4e9 FLOPs with 4.8e9 in the layers, all of these again are 1.6e9 more, beside
+    which gradients hide and weights do not."""
+    work = replace(WORK, layer_flops=4.8e9)
+    costs = {
+        share: step_cost(replace(job(), recomputed=share), MACHINE, work, 8e8) for share in (0.0, 0.5, 1.0)
+    }
+    assert [cost.compute for cost in costs.values()] == pytest.approx([1.0, 1.125, 1.25])
+    none, half, full = costs.values()
+    assert none == step_cost(job(), MACHINE, WORK, 8e8)
+    assert full.weights == half.weights == none.weights
+    # Four micro-batches, of whose backward passes three quarters hide something.
+    assert none.gradients.exposed - full.gradients.exposed == pytest.approx(0.25 * 0.75)
+    seconds = step_cost(replace(job(), recomputed=1.0), MACHINE, work, 8e8).seconds
+    assert achieved_flops(replace(job(), recomputed=1.0), MACHINE, work, seconds) == pytest.approx(8e8)
+
+
 def test_exchanges_behind_one_pass_share_the_links() -> None:
     """Stage 3: gradients and weights are waited for as long together as if one exchange took as long as both."""
     cost = step_cost(job(stage=3), MACHINE, WORK, flops_per_second=8e8)
