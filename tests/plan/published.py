@@ -125,7 +125,7 @@ def machine_of(name: str) -> Machine:
     COMMAND.add_arguments(parser)
     arguments = parser.parse_args(["--gpus", "256"])
     settle_gpus(arguments)
-    asked = asked_scale(arguments, None, 312.0)
+    asked = asked_scale(arguments, 312.0)
     assert asked is not None
     if name == "A100":
         return asked.machine
