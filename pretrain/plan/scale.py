@@ -2,9 +2,10 @@
 
 1. forward and backward: the step's FLOPs, those of padding and of recomputed layers too, cut evenly, at the rate that
    one GPU achieves; a third of what is not recomputed is forward;
-2. exchanges (`exchanges`), by NCCL's cost model (`collectives`). What goes in p pieces behind a pass hides behind all
-   of it but one piece: the first piece that a pass needs, or the last that it leaves, has nothing beside it. Exchanges
-   behind the same pass share the links, and what the pass cannot hide is waited for;
+2. exchanges (`exchanges`), by NCCL's cost model (`collectives`). Of what goes in p pieces behind a pass all but one may
+   hide behind (p - 1) / p of it: the first piece that a pass needs, or the last that it leaves, has nothing beside it,
+   and while a pass computes its first or last part nothing is there to be hidden. Exchanges behind the same pass share
+   the links, and what the pass cannot hide is waited for;
 3. the optimizer: the bytes of master weights, gradients and moments that a rank reads and writes, at the rate of its
    memory: twice through weights and moments, as LAMB's norms lie between;
 4. a checkpoint: training waits for the copy to host memory, and for an earlier save that is not over; it is written in
@@ -191,52 +192,59 @@ def _optimizer_seconds(job: Job, machine: Machine) -> float:
     return FP32 * held * (4 + 3 * engine.num_moments) / machine.memory_bytes_per_second
 
 
+@dataclass(frozen=True)
+class _Timed:
+    """An exchange, and its seconds at one time: in all, and of the pieces that a pass may hide."""
+
+    exchange: Exchange
+    alone: float
+    hideable: float
+
+    @classmethod
+    def of(cls, exchange: Exchange, network: Network) -> "_Timed":
+        others = exchange.others_seconds(network) if exchange.behind else 0.0
+        return cls(exchange, exchange.seconds(network), others)
+
+
 def _waited(
     sent: Iterable[Exchange], network: Network, windows: dict[Pass, float], accumulation: int
 ) -> dict[What, Exchanged]:
     """Over a step, by what is exchanged. `windows`: seconds of a micro-batch's passes."""
-    each = [(exchange, exchange.seconds(network)) for exchange in sent]
+    each = [_Timed.of(exchange, network) for exchange in sent]
     found: dict[What, Exchanged] = {}
     for what in ("gradients", "weights", "norms"):
         seconds = exposed = 0.0
-        for exchange, alone in each:
-            if exchange.what != what:
+        for timed in each:
+            if timed.exchange.what != what:
                 continue
-            seconds += alone * (accumulation if exchange.every_micro_batch else 1)
-            if exchange.behind is None:
-                exposed += alone * (accumulation if exchange.every_micro_batch else 1)
+            times = accumulation if timed.exchange.every_micro_batch else 1
+            seconds += times * timed.alone
+            behind = timed.exchange.behind
+            if behind is None:
+                exposed += times * timed.alone
             else:
-                exposed += _behind(exchange, alone, each, windows[exchange.behind], accumulation)
+                exposed += _behind(timed, each, windows[behind], accumulation)
         found[what] = Exchanged(seconds, exposed)
     return found
 
 
-def _behind(
-    exchange: Exchange,
-    alone: float,
-    each: list[tuple[Exchange, float]],
-    window: float,
-    accumulation: int,
-) -> float:
-    """Seconds that a step waits for `exchange`, beside the others behind the same pass, of `window` seconds.
+def _behind(timed: _Timed, each: list[_Timed], window: float, accumulation: int) -> float:
+    """Seconds that a step waits for an exchange, beside the others behind the same pass, of `window` seconds.
 
     One pass of a step has them all: the first forward pass, or the last backward pass. The others have those of every
     micro-batch.
     """
-    beside = [(other, seconds) for other, seconds in each if other.behind == exchange.behind]
-    regular = [pair for pair in beside if pair[0].every_micro_batch]
-    once = _share_waited(exchange, alone, beside, window)
-    if not exchange.every_micro_batch:
+    beside = [other for other in each if other.exchange.behind == timed.exchange.behind]
+    regular = [other for other in beside if other.exchange.every_micro_batch]
+    once = _share_waited(timed, beside, window)
+    if not timed.exchange.every_micro_batch:
         return once
-    return once + (accumulation - 1) * _share_waited(exchange, alone, regular, window)
+    return once + (accumulation - 1) * _share_waited(timed, regular, window)
 
 
-def _share_waited(
-    exchange: Exchange, alone: float, beside: list[tuple[Exchange, float]], window: float
-) -> float:
-    """One piece, and of what a pass of `window` seconds cannot hide, the part that is this exchange's."""
-    pieces = min(other.pieces for other, _ in beside)
-    rest = sum(seconds * (1 - 1 / other.pieces) for other, seconds in beside)
-    own = alone * (1 - 1 / exchange.pieces)
+def _share_waited(timed: _Timed, beside: list[_Timed], window: float) -> float:
+    """The piece that nothing hides, and of what a pass cannot hide of the others, the part that is this exchange's."""
+    pieces = min(other.exchange.pieces for other in beside)
+    rest = sum(other.hideable for other in beside)
     over = max(0.0, rest - window * (1 - 1 / pieces))
-    return alone - own + (over * own / rest if rest else 0.0)
+    return timed.alone - timed.hideable + (over * timed.hideable / rest if rest else 0.0)
