@@ -35,10 +35,14 @@ class _Figure:
     def name(self) -> str:
         return self.option.removeprefix("--").replace("-", "_")
 
+    @property
+    def metavar(self) -> str:
+        return {"us": "MICROSECONDS"}.get(self.unit, self.unit.upper())
+
 
 # NCCL's own cost model (src/graph/tuning.cc) for A100: what its rings reach inside a node, and a hop of them.
 _INSIDE = _Figure(
-    "--node-bandwidth",
+    "--nvlink-bandwidth",
     "GB/s",
     235,
     "NVLink of an A100",
@@ -53,11 +57,15 @@ _BETWEEN = _Figure(
 )
 _LATENCY = _Figure("--latency", "us", 9.6, "NCCL over InfiniBand", "latency of a hop between nodes")
 _DISK = _Figure(
-    "--disk-bandwidth", "GB/s", 1, "a shared file system", "checkpoints on disk, all ranks together"
+    *("--disk-bandwidth", "GB/s", 1, "a shared file system"),
+    "checkpoints on disk, together of the ranks that write (one replica's)",
 )
-_FIGURES = (_BETWEEN, _INSIDE, _LATENCY, _DISK)
+_MEMORY = _Figure(
+    "--memory-bandwidth", "GB/s", 1500, "of an A100's 2,039", "memory of one GPU, under the optimizer"
+)
+_FIGURES = (_BETWEEN, _INSIDE, _LATENCY, _MEMORY, _DISK)
 # Not asked for: they differ little, and a step hardly depends on them.
-_HOP_INSIDE_US, _MEMORY, _COPY = 3.4, 1500, 20
+_HOP_INSIDE_US, _COPY = 3.4, 20
 _NEEDS_GPUS = ("mfu", "measured_ranks", *(each.name for each in _FIGURES))
 
 
@@ -77,7 +85,7 @@ def add_scale_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for each in _FIGURES:
         said = f"{each.label} (default: {each.default:g}, {each.of})"
-        parser.add_argument(each.option, metavar=each.unit.upper(), type=float, help=said)
+        parser.add_argument(each.option, metavar=each.metavar, type=float, help=said)
 
 
 def settle_gpus(arguments: argparse.Namespace) -> None:
@@ -133,8 +141,8 @@ def asked_scale(arguments: argparse.Namespace, said_peak_tflops: float | None) -
     # A measured run may have more ranks than are planned: a node has room for 8 unless --nodes says otherwise.
     is_usual = arguments.nodes == ceil(arguments.gpus / GPUS_PER_NODE)
     per_node = GPUS_PER_NODE if is_usual else ceil(arguments.gpus / arguments.nodes)
-    inside, between, latency, disk = (
-        _value(arguments, each) for each in (_INSIDE, _BETWEEN, _LATENCY, _DISK)
+    inside, between, latency, memory, disk = (
+        _value(arguments, each) for each in (_INSIDE, _BETWEEN, _LATENCY, _MEMORY, _DISK)
     )
     machine = Machine(
         network=Network(
@@ -142,7 +150,7 @@ def asked_scale(arguments: argparse.Namespace, said_peak_tflops: float | None) -
             between=Link(between * _GB, latency * _MICROSECOND),
         ),
         ranks_per_node=per_node,
-        memory_bytes_per_second=_MEMORY * _GB,
+        memory_bytes_per_second=memory * _GB,
         copy_bytes_per_second=_COPY * _GB,
         disk_bytes_per_second=disk * _GB,
     )
@@ -186,7 +194,6 @@ def _assumptions(arguments: argparse.Namespace, per_node: int, goes_by_mfu: bool
     return [
         *found,
         Setting("latency of a hop inside a node", f"{_HOP_INSIDE_US:g} us", f"{_ASSUMED}: NCCL over NVLink"),
-        Setting("memory of one GPU, under the optimizer", f"{_MEMORY:,} GB/s", _ASSUMED),
         Setting("checkpoints, from a GPU to its host", f"{_COPY} GB/s", f"{_ASSUMED}: PCIe 4"),
         Setting("gradients", "4 bytes each", "they are always summed in fp32"),
         Setting("forward", "a third of the FLOPs", f"{_ASSUMED}, for what hides behind which pass"),

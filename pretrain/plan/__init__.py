@@ -8,6 +8,7 @@ jobs, measured               a run as the models see it; a step whose time is kn
 checkpoints                  bytes and files
 activations, memory          live bytes of every stage
 collectives, exchanges       how long an exchange takes, and what is exchanged in a step by engine and stage
+optimizer_step               bytes that an optimizer's step moves
 scale, scaling               a step's time on many GPUs; a run's, by stage and number of GPUs
 libraries, resident          and what a process on the CPU has resident besides
 tables, document             for people, and as JSON

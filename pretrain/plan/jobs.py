@@ -9,6 +9,7 @@ from pretrain.model.build import recomputed_layers
 from pretrain.optim import Rule
 from pretrain.plan.exchanges import Overlap
 from pretrain.plan.memory import Engine
+from pretrain.plan.optimizer_step import optimizer_bytes
 from pretrain.plan.parameters import Shapes
 from pretrain.plan.scale import Job
 
@@ -32,7 +33,7 @@ def engine_of(
     return engine if bucket is None else replace(engine, reduce_bucket=bucket)
 
 
-def job_of(config: RunConfig, engine: Engine, shapes: Shapes, micro_batch: int) -> Job:
+def job_of(config: RunConfig, engine: Engine, shapes: Shapes, micro_batch: int, rule: Rule) -> Job:
     """By recipe and ds_config. `micro_batch`: rows."""
     zero, layers = config.engine.zero_optimization, len(shapes.layer_numels)
     recomputed = recomputed_layers(config.recipe.train.activation_checkpointing, layers)
@@ -41,5 +42,6 @@ def job_of(config: RunConfig, engine: Engine, shapes: Shapes, micro_batch: int) 
         shapes,
         micro_batch,
         Overlap(zero.overlap_comm, zero.second_group),
+        optimizer_bytes(rule),
         recomputed=len(recomputed) / max(1, layers),
     )

@@ -69,7 +69,7 @@ class MeasuredRun:
         batch = batch_figures(1, recipe.train.global_batch, row_figures(corpus, recipe), model.flops)
         rule = build.optimizer_rule(recipe)
         engine = engine_of(self.config, self.backend, self.ranks, self.precision, rule, on_gpu=True)
-        job = job_of(self.config, engine, Shapes.of(model), self.micro_batch)
+        job = job_of(self.config, engine, Shapes.of(model), self.micro_batch, rule)
         return _at_rate(job, batch, rate)
 
 

@@ -136,7 +136,7 @@ def make_plan(asked: Asked, corpus: Corpus) -> Plan:
         rule = build.optimizer_rule(recipe)
         on_gpu = asked.device == "cuda"
         engine = engine_of(asked.config, asked.backend, asked.ranks, cut.precision, rule, on_gpu)
-        job = job_of(asked.config, engine, shapes, cut.micro_batch)
+        job = job_of(asked.config, engine, shapes, cut.micro_batch, rule)
         largest = batch_figures(1, recipe.train.global_batch, rows, model.flops)
         modelled = None
         if asked.scale is not None:

@@ -6,13 +6,13 @@
    hide behind (p - 1) / p of it: the first piece that a pass needs, or the last that it leaves, has nothing beside it,
    and while a pass computes its first or last part nothing is there to be hidden. Exchanges behind the same pass share
    the links, and what the pass cannot hide is waited for;
-3. the optimizer: the bytes of master weights, gradients and moments that a rank reads and writes, at the rate of its
-   memory: twice through weights and moments, as LAMB's norms lie between;
+3. the optimizer: the bytes of master weights, gradients and moments that a rank reads and writes by its rule
+   (`optimizer_step`), at the rate of its memory;
 4. a checkpoint: training waits for the copy to host memory, and for an earlier save that is not over; it is written in
-   the background by all ranks at once.
+   the background, at once by all ranks that hold a part of it: one at stage 0, of groups those of one replica.
 
 Left out: data loading and stragglers, which are the ranks' waiting for the slowest of them; evaluation; offloading;
-a network that other jobs use.
+a network that other jobs use; that NCCL's kernels take processors from the passes that they run beside.
 """
 
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ _HALVINGS = 200
 @dataclass(frozen=True)
 class Machine:
     """GPUs in nodes. Bytes per second: of a GPU's memory as the optimizer achieves it, of a GPU's copies to its host,
-    and of the file system that all ranks write to, together."""
+    and of the file system, to which ranks write together."""
 
     network: Network
     ranks_per_node: int
@@ -43,13 +43,15 @@ class Machine:
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained, and how. `gradient_bytes`: of an element, where gradients are summed; `micro_batch`: rows;
+    """What is trained, and how. `optimizer_bytes`: that a step reads and writes of a weight; `gradient_bytes`: of an
+    element, where gradients are summed; `micro_batch`: rows;
     `recomputed`: the share of the layers whose forward pass the backward pass computes again."""
 
     engine: Engine
     shapes: Shapes
     micro_batch: int
     overlap: Overlap
+    optimizer_bytes: int
     gradient_bytes: int = FP32
     recomputed: float = 0.0
 
@@ -186,10 +188,10 @@ def achieved_flops(job: Job, machine: Machine, work: Work, seconds: float) -> fl
 
 
 def _optimizer_seconds(job: Job, machine: Machine) -> float:
-    """Gradients are read once; weights are read twice and written once; moments are read twice and written once."""
+    """Of what a rank holds."""
     engine = job.engine
     held = held_numel(engine.backend, engine.stage, job.shapes.trained, engine.group)
-    return FP32 * held * (4 + 3 * engine.num_moments) / machine.memory_bytes_per_second
+    return held * job.optimizer_bytes / machine.memory_bytes_per_second
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def _pace(asked: AskedScale, measured: MeasuredStep) -> Pace:
     if found is None:
         raise UsageError(
             f"{measured.origin} is faster than exchanges and optimizer alone would be: correct the rate or --mfu, "
-            "--measured-ranks, --bandwidth or --node-bandwidth."
+            "--measured-ranks, --bandwidth or --nvlink-bandwidth."
         )
     if asked.peak_flops is not None and found > asked.peak_flops:
         raise UsageError(

@@ -167,6 +167,8 @@ def _data_bytes(path: Path) -> int:
         (("--gpus=8", "--latency=inf", "log.peak_tflops=312"), 2, "--latency is inf"),
         (("--gpus=8", "--tokens-per-second=1e6"), 2, "is the rate of some number of GPUs: say it by"),
         (("--measured-ranks=1",), 2, "--measured-ranks is of the GPUs of --gpus"),
+        (("--gpus=8", "--nvlink-bandwidth=-1", "log.peak_tflops=312"), 2, "--nvlink-bandwidth is -1: give"),
+        (("--memory-bandwidth=2039",), 2, "--memory-bandwidth is of the GPUs of --gpus"),
         (("--disk-bandwidth=3",), 2, "--disk-bandwidth is of the GPUs of --gpus: give --gpus N too."),
         (
             ("--gpus=8", "--tokens-per-second=1e30", "--measured-ranks=8"),
@@ -224,6 +226,15 @@ def test_gpus(capsys: pytest.CaptureFixture[str]) -> None:
     origins = {each["key"]: each["origin"] for each in scale["assumptions"]}
     assert origins["MFU of whole steps on 1 GPU(s), nothing recomputed"] == "--mfu"
     assert origins["bandwidth between nodes, one GPU's share"].startswith("default of --bandwidth")
+
+
+def test_the_rule_decides_what_the_optimizer_moves(capsys: pytest.CaptureFixture[str]) -> None:
+    """44 bytes of each of its weights by LAMB, 32 by AdamW, at what --memory-bandwidth says."""
+    typed = (*RUN, "--gpus=8", *GPUS, "--memory-bandwidth=1000")
+    for name, num_bytes in (("lamb", 44), ("adamw", 32)):
+        found = planned(capsys, *typed, f"optimizer.name={name}")
+        expected = num_bytes * found["parameters"]["trained"] / 1000e9
+        assert found["scale"]["worlds"][0]["step"]["optimizer"] == pytest.approx(expected)
 
 
 def test_gpus_in_tables(capsys: pytest.CaptureFixture[str]) -> None:
