@@ -13,7 +13,7 @@ _WORDS = (
     "hides behind forward and backward; compute: with layers that are computed again, which MFU leaves out; norms: "
     "small sums, of losses and for clipping and trust ratios; save: a checkpoint's part of the time, the copy to host "
     "memory that training waits for; efficiency: over one GPU, with the same global batch. Not in it: data loading, "
-    "waiting for the slowest rank, evaluation, offloading."
+    "waiting for the slowest rank, processors that exchanges take from what they hide behind, evaluation, offloading."
 )
 
 
