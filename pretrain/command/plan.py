@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from pretrain.command.line import Command
-from pretrain.command.plan_scale import add_scale_arguments, asked_scale, settle_gpus
+from pretrain.command.plan_scale import add_scale_arguments, asked_scale, measured_run, settle_gpus
 from pretrain.errors import UsageError
 from pretrain.plan import Asked, Rate, make_plan, measured_rate, open_corpus, sample_names
 from pretrain.plan.candidates import tune
@@ -85,7 +85,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mfu",
         metavar="SHARE",
         type=float,
-        help="of log.peak_tflops that one GPU achieves in forward and backward (default with --gpus: 0.4)",
+        help="as metrics.jsonl has it, of a run on --measured-ranks that recomputes no layer (with --gpus: 0.4)",
     )
     add_scale_arguments(parser)
     parser.add_argument(
@@ -172,7 +172,8 @@ def _asked(arguments: argparse.Namespace) -> Asked:
         memory_bytes=memory,
         rate=rate,
         store_origin=store_origin(arguments, config.recipe),
-        scale=asked_scale(arguments, rate, config.recipe.log.peak_tflops),
+        scale=asked_scale(arguments, config.recipe.log.peak_tflops),
+        measured_run=measured_run(arguments),
     )
 
 

@@ -3,13 +3,14 @@
 import argparse
 from dataclasses import dataclass
 from math import ceil, isfinite
+from pathlib import Path
 
 import torch
 
 from pretrain import comm
 from pretrain.errors import UsageError
-from pretrain.plan import Rate
 from pretrain.plan.collectives import Link, Network
+from pretrain.plan.measured import MeasuredRun
 from pretrain.plan.scale import Machine
 from pretrain.plan.scaling import AskedScale
 from pretrain.plan.settings import DEFAULT, Setting
@@ -34,10 +35,14 @@ class _Figure:
     def name(self) -> str:
         return self.option.removeprefix("--").replace("-", "_")
 
+    @property
+    def metavar(self) -> str:
+        return {"us": "MICROSECONDS"}.get(self.unit, self.unit.upper())
+
 
 # NCCL's own cost model (src/graph/tuning.cc) for A100: what its rings reach inside a node, and a hop of them.
 _INSIDE = _Figure(
-    "--node-bandwidth",
+    "--nvlink-bandwidth",
     "GB/s",
     235,
     "NVLink of an A100",
@@ -52,11 +57,15 @@ _BETWEEN = _Figure(
 )
 _LATENCY = _Figure("--latency", "us", 9.6, "NCCL over InfiniBand", "latency of a hop between nodes")
 _DISK = _Figure(
-    "--disk-bandwidth", "GB/s", 1, "a shared file system", "checkpoints on disk, all ranks together"
+    *("--disk-bandwidth", "GB/s", 1, "a shared file system"),
+    "checkpoints on disk, together of the ranks that write (one replica's)",
 )
-_FIGURES = (_BETWEEN, _INSIDE, _LATENCY, _DISK)
+_MEMORY = _Figure(
+    "--memory-bandwidth", "GB/s", 1500, "of an A100's 2,039", "memory of one GPU, under the optimizer"
+)
+_FIGURES = (_BETWEEN, _INSIDE, _LATENCY, _MEMORY, _DISK)
 # Not asked for: they differ little, and a step hardly depends on them.
-_HOP_INSIDE_US, _MEMORY, _COPY = 3.4, 1500, 20
+_HOP_INSIDE_US, _COPY = 3.4, 20
 _NEEDS_GPUS = ("mfu", "measured_ranks", *(each.name for each in _FIGURES))
 
 
@@ -72,11 +81,11 @@ def add_scale_arguments(parser: argparse.ArgumentParser) -> None:
         "--measured-ranks",
         metavar="N",
         type=int,
-        help="whose rate --tokens-per-second or --run is (default: as its config.json says, else those planned)",
+        help="whose rate --tokens-per-second is, of this very run; or whose --mfu (default: 1)",
     )
     for each in _FIGURES:
         said = f"{each.label} (default: {each.default:g}, {each.of})"
-        parser.add_argument(each.option, metavar=each.unit.upper(), type=float, help=said)
+        parser.add_argument(each.option, metavar=each.metavar, type=float, help=said)
 
 
 def settle_gpus(arguments: argparse.Namespace) -> None:
@@ -115,20 +124,25 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--mfu is {arguments.mfu:g}: give a share of the peak above 0 and up to 1.")
 
 
-def asked_scale(
-    arguments: argparse.Namespace, rate: Rate | None, said_peak_tflops: float | None
-) -> AskedScale | None:
+def asked_scale(arguments: argparse.Namespace, said_peak_tflops: float | None) -> AskedScale | None:
     """None without --gpus. Raises UsageError where figures do not go together."""
     if arguments.gpus is None:
         return None
     if arguments.mfu is not None and said_peak_tflops is None and not torch.cuda.is_available():
         raise UsageError("--mfu is a share of the GPU's peak: give that too, as log.peak_tflops=TFLOPS.")
-    if arguments.measured_ranks is not None and rate is None:
-        raise UsageError("--measured-ranks is of a measured rate: give --tokens-per-second or --run too.")
-    measured = arguments.measured_ranks or (rate and rate.ranks) or arguments.gpus
-    per_node = ceil(arguments.gpus / arguments.nodes)
-    inside, between, latency, disk = (
-        _value(arguments, each) for each in (_INSIDE, _BETWEEN, _LATENCY, _DISK)
+    goes_by_rate = arguments.tokens_per_second is not None
+    if goes_by_rate and arguments.measured_ranks is None:
+        raise UsageError(
+            "--tokens-per-second is the rate of some number of GPUs: say it by --measured-ranks N."
+        )
+    if arguments.measured_run is not None and arguments.measured_ranks is not None:
+        raise UsageError("--measured-ranks is not of --run, whose config.json says its ranks: leave it out.")
+    goes_by_mfu = not goes_by_rate and arguments.measured_run is None
+    # A measured run may have more ranks than are planned: a node has room for 8 unless --nodes says otherwise.
+    is_usual = arguments.nodes == ceil(arguments.gpus / GPUS_PER_NODE)
+    per_node = GPUS_PER_NODE if is_usual else ceil(arguments.gpus / arguments.nodes)
+    inside, between, latency, memory, disk = (
+        _value(arguments, each) for each in (_INSIDE, _BETWEEN, _LATENCY, _MEMORY, _DISK)
     )
     machine = Machine(
         network=Network(
@@ -136,7 +150,7 @@ def asked_scale(
             between=Link(between * _GB, latency * _MICROSECOND),
         ),
         ranks_per_node=per_node,
-        memory_bytes_per_second=_MEMORY * _GB,
+        memory_bytes_per_second=memory * _GB,
         copy_bytes_per_second=_COPY * _GB,
         disk_bytes_per_second=disk * _GB,
     )
@@ -144,9 +158,15 @@ def asked_scale(
         machine=machine,
         mfu=_MFU if arguments.mfu is None else arguments.mfu,
         peak_flops=_peak(said_peak_tflops),
-        measured_ranks=measured,
-        assumptions=tuple(_assumptions(arguments, per_node, rate is None)),
+        measured_ranks=arguments.measured_ranks or 1,
+        assumptions=tuple(_assumptions(arguments, per_node, goes_by_mfu)),
     )
+
+
+def measured_run(arguments: argparse.Namespace) -> MeasuredRun | None:
+    """That of --run, where --gpus needs it. Raises UsageError where its config.json does not say what it was."""
+    run: Path | None = arguments.measured_run
+    return None if run is None or arguments.gpus is None else MeasuredRun.read(run)
 
 
 def _value(arguments: argparse.Namespace, figure: _Figure) -> float:
@@ -165,7 +185,8 @@ def _assumptions(arguments: argparse.Namespace, per_node: int, goes_by_mfu: bool
     found = [Setting("GPUs of a node", per_node, "--gpus over --nodes (default: 8 to a node)")]
     if goes_by_mfu:
         is_said = arguments.mfu is not None
-        found.append(Setting("MFU of one GPU", _value_of_mfu(arguments.mfu), "--mfu" if is_said else DEFAULT))
+        of = f"MFU of whole steps on {arguments.measured_ranks or 1} GPU(s), nothing recomputed"
+        found.append(Setting(of, _value_of_mfu(arguments.mfu), "--mfu" if is_said else f"{DEFAULT} of --mfu"))
     for each in _FIGURES:
         is_said = getattr(arguments, each.name) is not None
         origin = each.option if is_said else f"{DEFAULT} of {each.option}: {each.of}"
@@ -173,7 +194,6 @@ def _assumptions(arguments: argparse.Namespace, per_node: int, goes_by_mfu: bool
     return [
         *found,
         Setting("latency of a hop inside a node", f"{_HOP_INSIDE_US:g} us", f"{_ASSUMED}: NCCL over NVLink"),
-        Setting("memory of one GPU, under the optimizer", f"{_MEMORY:,} GB/s", _ASSUMED),
         Setting("checkpoints, from a GPU to its host", f"{_COPY} GB/s", f"{_ASSUMED}: PCIe 4"),
         Setting("gradients", "4 bytes each", "they are always summed in fp32"),
         Setting("forward", "a third of the FLOPs", f"{_ASSUMED}, for what hides behind which pass"),

@@ -190,18 +190,29 @@ def _refuse_other_weights(folder: Path) -> None:
             )
 
 
-def _checkpoint_activations(model: PretrainingModel, choice: Literal["none", "full"] | int) -> None:
-    """Recompute every k-th layer in the backward pass, by the flags of the layers themselves: the parameters
-    keep their names, and the hooks of an engine stay outside what is recomputed."""
+def recomputed_layers(choice: Literal["none", "full"] | int, num_layers: int) -> range:
+    """Which layers the backward pass computes again: none, all, or every k-th from the first.
+
+    Raises UsageError for another choice.
+    """
     if choice == "none":
-        return
+        return range(0)
     every = 1 if choice == "full" else choice
     if isinstance(every, str | bool) or every < 1:
         raise UsageError(
             f"train.activation_checkpointing: {choice!r} is none of 'none', 'full' and a whole number from 1."
         )
+    return range(0, num_layers, every)
+
+
+def _checkpoint_activations(model: PretrainingModel, choice: Literal["none", "full"] | int) -> None:
+    """Recompute every k-th layer in the backward pass, by the flags of the layers themselves: the parameters
+    keep their names, and the hooks of an engine stay outside what is recomputed."""
+    recomputed = recomputed_layers(choice, len(model.blocks()))
+    if choice == "none":
+        return
     for index, block in enumerate(model.blocks()):
-        block.gradient_checkpointing = index % every == 0
+        block.gradient_checkpointing = index in recomputed
         block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)  # type: ignore[assignment]
 
 

@@ -4,9 +4,11 @@ planning                     puts it together
 settings                     every value and where it came from
 parameters, shards           what the model has, and how much of it the fullest rank holds
 rows, course, rate           what rows hold; steps, epochs, FLOPs, learning rates, time
+jobs, measured               a run as the models see it; a step whose time is known
 checkpoints                  bytes and files
 activations, memory          live bytes of every stage
 collectives, exchanges       how long an exchange takes, and what is exchanged in a step by engine and stage
+optimizer_step               bytes that an optimizer's step moves
 scale, scaling               a step's time on many GPUs; a run's, by stage and number of GPUs
 libraries, resident          and what a process on the CPU has resident besides
 tables, document             for people, and as JSON

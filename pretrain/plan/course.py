@@ -13,7 +13,8 @@ from pretrain.plan.rows import RowFigures
 
 @dataclass(frozen=True)
 class BatchFigures:
-    """One step of so many rows. A packed row holds more than one sample, and published batch sizes count samples."""
+    """One step of so many rows. A packed row holds more than one sample, and published batch sizes count samples.
+    `layer_flops`: of the layers, among `flops`."""
 
     steps: int
     rows: int
@@ -22,6 +23,7 @@ class BatchFigures:
     places: int  # tokens with padding
     masked: float
     flops: float
+    layer_flops: float
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def batch_figures(steps: int, size: int, rows: RowFigures, flops: TrainingFlops)
         size * mean for mean in (rows.samples_per_row, rows.tokens_per_row, rows.masked_per_row)
     )
     of_step = flops.step(round(tokens), round(masked), tokens / samples, round(size * rows.pairs_per_row))
-    return BatchFigures(steps, size, samples, tokens, size * rows.seq_len, masked, of_step)
+    of_layers = flops.step(round(tokens), 0, tokens / samples)
+    return BatchFigures(steps, size, samples, tokens, size * rows.seq_len, masked, of_step, of_layers)
 
 
 def _steps(recipe: Recipe, rows: RowFigures, rate: Rate | None) -> tuple[int, str]:

@@ -16,8 +16,9 @@ where the passes compute:
 DeepSpeed sums the gradients of stages 1 and 2 by all-reduces of whole buckets (`use_multi_rank_bucket_allreduce`),
 twice a reduce-scatter's bytes; it does so beside the backward pass where `overlap_comm` says so (by default at stage 3
 alone), and never at stage 0, nor at stage 1 under bf16. What is exchanged in a pass goes in pieces: of FSDP one a layer
-and one for the rest, of DeepSpeed's gradients one a bucket. At stage 3 DeepSpeed may keep what it has gathered
-(`stage3_max_reuse_distance`) and then gathers less.
+and one for the rest (embeddings and heads: the root, which is gathered before all others and summed after them, so that
+nothing hides it), of DeepSpeed's gradients one a bucket, of equal size. At stage 3 DeepSpeed may keep what it has
+gathered (`stage3_max_reuse_distance`) and then gathers less.
 
 In groups (`mics_shard_size`) each exchange stays in its group, and replicas of a group all-reduce their part of the
 gradients once a step; a secondary partition (`zero_hpz_partition_size`) is what backward passes gather from.
@@ -45,7 +46,8 @@ Pass = Literal["forward", "backward"]
 @dataclass(frozen=True)
 class Exchange:
     """`num_bytes`: of the whole tensor, at one time. `pieces`: collectives that it goes in. `behind`: the pass that
-    goes on meanwhile; None: everyone waits."""
+    goes on meanwhile; None: everyone waits. `unhidden_bytes`: of the piece that no pass hides, as it is the first that
+    it needs or the last that it leaves; None: of a piece like the others, which are equal."""
 
     what: What
     operation: Literal["all-reduce", "reduce-scatter", "all-gather"]
@@ -54,11 +56,30 @@ class Exchange:
     pieces: int = 1
     every_micro_batch: bool = False
     behind: Pass | None = None
+    unhidden_bytes: float | None = None
 
     def seconds(self, network: Network) -> float:
         """At one time, with nothing beside it."""
+        return self.unhidden_seconds(network) + self.others_seconds(network)
+
+    def unhidden_seconds(self, network: Network) -> float:
+        """Of the piece that no pass hides."""
+        return self._collective_seconds(self._unhidden, network)
+
+    def others_seconds(self, network: Network) -> float:
+        """Of all the others, one after another."""
+        others = self.pieces - 1
+        if not others:
+            return 0.0
+        return others * self._collective_seconds((self.num_bytes - self._unhidden) / others, network)
+
+    @property
+    def _unhidden(self) -> float:
+        return self.num_bytes / self.pieces if self.unhidden_bytes is None else self.unhidden_bytes
+
+    def _collective_seconds(self, num_bytes: float, network: Network) -> float:
         seconds = all_reduce_seconds if self.operation == "all-reduce" else ring_seconds
-        return self.pieces * seconds(self.num_bytes / self.pieces, self.group, network)
+        return seconds(num_bytes, self.group, network) if num_bytes else 0.0
 
 
 @dataclass(frozen=True)
@@ -111,6 +132,7 @@ def _gradients(
     engine: Engine, shapes: Shapes, ranks_per_node: int, overlap: Overlap, gradient_bytes: int
 ) -> Iterator[Exchange]:
     num_bytes, units = float(gradient_bytes * shapes.trained_numel), _units(shapes)
+    of_root = float(gradient_bytes * shapes.rest_trained_numel)
     everyone, every = _everyone(engine, ranks_per_node), engine.stage >= 2
     if engine.backend == "deepspeed" and engine.stage < 3:
         told = bool(overlap.overlap_comm) and engine.stage > 0
@@ -121,31 +143,31 @@ def _gradients(
         )
         return
     if engine.stage == 0:
-        yield Exchange("gradients", "all-reduce", num_bytes, everyone, units, False, "backward")
+        yield Exchange("gradients", "all-reduce", num_bytes, everyone, units, False, "backward", of_root)
         return
     group = _neighbours(engine.group, ranks_per_node)
-    pieces = units if engine.backend == "fsdp" else ceil(shapes.trained_numel / engine.reduce_bucket)
-    beside = engine.backend == "fsdp" or overlap.overlap_comm is not False
-    behind: Pass | None = "backward" if beside else None
-    yield Exchange("gradients", "reduce-scatter", num_bytes, group, pieces, every, behind)
+    in_units = engine.backend == "fsdp"
+    pieces = units if in_units else ceil(shapes.trained_numel / engine.reduce_bucket)
+    behind: Pass | None = "backward" if in_units or overlap.overlap_comm is not False else None
+    last = of_root if in_units else num_bytes / pieces
+    yield Exchange("gradients", "reduce-scatter", num_bytes, group, pieces, every, behind, last)
     if engine.group < engine.ranks:
-        part = num_bytes / engine.group
-        yield Exchange(
-            "gradients", "all-reduce", part, _replicas(engine, ranks_per_node), pieces, False, behind
-        )
+        replicas, cut = _replicas(engine, ranks_per_node), engine.group
+        part, last = num_bytes / cut, last / cut
+        yield Exchange("gradients", "all-reduce", part, replicas, pieces, False, behind, last)
 
 
 def _weights(engine: Engine, shapes: Shapes, ranks_per_node: int, overlap: Overlap) -> Iterator[Exchange]:
     if engine.stage == 0:
         return
     group, units = _neighbours(engine.group, ranks_per_node), _units(shapes)
-    whole = float(engine.compute_bytes * shapes.numel)
+    whole, root = (float(engine.compute_bytes * numel) for numel in (shapes.numel, shapes.rest_numel))
     if engine.stage == 3:
         near = group if overlap.second_group is None else _neighbours(overlap.second_group, ranks_per_node)
-        yield Exchange("weights", "all-gather", whole, group, units, True, "forward")
-        yield Exchange("weights", "all-gather", whole, near, units, True, "backward")
+        yield Exchange("weights", "all-gather", whole, group, units, True, "forward", root)
+        yield Exchange("weights", "all-gather", whole, near, units, True, "backward", root)
     elif engine.backend == "fsdp":
-        yield Exchange("weights", "all-gather", whole, group, units, False, "forward")
+        yield Exchange("weights", "all-gather", whole, group, units, False, "forward", root)
     else:
         trained = float(engine.compute_bytes * shapes.trained_numel)
         yield Exchange("weights", "all-gather", trained, group)

@@ -69,12 +69,13 @@ def _part(
 @dataclass(frozen=True)
 class Shapes:
     """What sharding goes by: the parameters in the model's order, and the units that are gathered together, each layer
-    one and all the rest another."""
+    one and all the rest another, of which `rest_trained_numel` elements are trained."""
 
     trained: tuple[ParameterInfo, ...]
     frozen: tuple[ParameterInfo, ...]
     layer_numels: tuple[int, ...]
     rest_numel: int
+    rest_trained_numel: int
 
     @classmethod
     def of(cls, model: PretrainingModel) -> "Shapes":
@@ -82,11 +83,14 @@ class Shapes:
             (each, ParameterInfo(name, tuple(each.shape))) for name, each in model.encoder.named_parameters()
         ]
         layers = tuple(sum(each.numel() for each in block.parameters()) for block in model.blocks())
+        in_layers = {id(each) for block in model.blocks() for each in block.parameters()}
+        rest = [(each, info) for each, info in named if id(each) not in in_layers]
         return cls(
             trained=tuple(info for each, info in named if each.requires_grad),
             frozen=tuple(info for each, info in named if not each.requires_grad),
             layer_numels=layers,
-            rest_numel=sum(info.numel for _, info in named) - sum(layers),
+            rest_numel=sum(info.numel for _, info in rest),
+            rest_trained_numel=sum(info.numel for each, info in rest if each.requires_grad),
         )
 
     @property

@@ -27,14 +27,14 @@ from pretrain.pace import build_schedule
 from pretrain.plan.activations import MicroBatch, activation_bytes
 from pretrain.plan.checkpoints import CheckpointFigures, checkpoint_figures
 from pretrain.plan.course import Course, RatePoint, batch_figures, plan_course, rate_points
-from pretrain.plan.exchanges import Overlap
+from pretrain.plan.jobs import engine_of, job_of
 from pretrain.plan.libraries import Libraries
+from pretrain.plan.measured import MeasuredRun, measured_step
 from pretrain.plan.memory import Engine, LiveBytes, live_bytes
 from pretrain.plan.parameters import ParameterCounts, Shapes, count_parameters
 from pretrain.plan.rate import Rate
 from pretrain.plan.resident import Resident, batch_bytes, resident_bytes
 from pretrain.plan.rows import RowFigures, row_figures
-from pretrain.plan.scale import Job
 from pretrain.plan.scaling import AskedScale, Modelled, Scale
 from pretrain.plan.settings import Setting, settings_of
 
@@ -48,7 +48,7 @@ _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 @dataclass(frozen=True)
 class Asked:
     """What the command line says, resolved. `memory_bytes`: what one rank may take; None: not known. `rate`: measured,
-    of the ranks planned, or where `scale` is asked for of those that it names."""
+    of the ranks planned, or where `scale` is asked for of those that it names, or of `measured_run`."""
 
     config: RunConfig
     backend: BackendName
@@ -61,6 +61,7 @@ class Asked:
     rate: Rate | None
     store_origin: str | None = None  # where it is not the recipe that names the store
     scale: AskedScale | None = None
+    measured_run: MeasuredRun | None = None
 
     @property
     def ranks_per_node(self) -> int:
@@ -133,10 +134,14 @@ def make_plan(asked: Asked, corpus: Corpus) -> Plan:
         model = build.build_encoder(recipe, corpus.first, on_meta=True)
         rows, shapes = row_figures(corpus, recipe), Shapes.of(model)
         rule = build.optimizer_rule(recipe)
-        engine = _engine(asked, cut, len(rule.moment_kinds))
-        job = Job(engine, shapes, cut.micro_batch, _overlap(asked))
+        on_gpu = asked.device == "cuda"
+        engine = engine_of(asked.config, asked.backend, asked.ranks, cut.precision, rule, on_gpu)
+        job = job_of(asked.config, engine, shapes, cut.micro_batch, rule)
         largest = batch_figures(1, recipe.train.global_batch, rows, model.flops)
-        modelled = None if asked.scale is None else Modelled.of(asked.scale, job, largest, asked.rate)
+        modelled = None
+        if asked.scale is not None:
+            known = measured_step(asked.scale, asked.measured_run, job, largest, asked.rate, corpus)
+            modelled = Modelled.of(asked.scale, job, known)
         rate = asked.rate if modelled is None else modelled.rate(largest)
         course = plan_course(recipe, rows, model.flops, rate)
         scale = None if modelled is None else modelled.scale(recipe, rule, course)
@@ -179,27 +184,6 @@ def _cut(asked: Asked) -> Cut:
         half = config.engine.bf16.enabled is not False
         precision = "fp16" if config.engine.fp16.enabled is True else "bf16" if half else "fp32"
     return Cut(precision, micro_batch, accumulation)
-
-
-def _engine(asked: Asked, cut: Cut, num_moments: int) -> Engine:
-    zero = asked.config.engine.zero_optimization
-    bucket = zero.given().get("reduce_bucket_size")
-    engine = Engine(
-        asked.backend,
-        zero.stage,
-        cut.precision,
-        asked.ranks,
-        num_moments,
-        shard_group=zero.shard_group,
-        on_gpu=asked.device == "cuda",
-        offloads_optimizer=asked.device == "cuda" and (zero.offloads_optimizer or zero.offloads_parameters),
-    )
-    return engine if bucket is None else replace(engine, reduce_bucket=bucket)
-
-
-def _overlap(asked: Asked) -> Overlap:
-    zero = asked.config.engine.zero_optimization
-    return Overlap(zero.overlap_comm, zero.second_group)
 
 
 @dataclass(frozen=True)

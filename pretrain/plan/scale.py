@@ -1,17 +1,18 @@
 """How long a step takes on so many GPUs, on paper: what computes, what is exchanged, and what of that is waited for.
 
-1. forward and backward: the step's FLOPs, those of padding too, cut evenly, at the rate that one GPU achieves; a third
-   is forward;
-2. exchanges (`exchanges`), by NCCL's cost model (`collectives`). What goes in p pieces behind a pass hides behind all
-   of it but one piece: the first piece that a pass needs, or the last that it leaves, has nothing beside it. Exchanges
-   behind the same pass share the links, and what the pass cannot hide is waited for;
-3. the optimizer: the bytes of master weights, gradients and moments that a rank reads and writes, at the rate of its
-   memory: twice through weights and moments, as LAMB's norms lie between;
+1. forward and backward: the step's FLOPs, those of padding and of recomputed layers too, cut evenly, at the rate that
+   one GPU achieves; a third of what is not recomputed is forward;
+2. exchanges (`exchanges`), by NCCL's cost model (`collectives`). Of what goes in p pieces behind a pass all but one may
+   hide behind (p - 1) / p of it: the first piece that a pass needs, or the last that it leaves, has nothing beside it,
+   and while a pass computes its first or last part nothing is there to be hidden. Exchanges behind the same pass share
+   the links, and what the pass cannot hide is waited for;
+3. the optimizer: the bytes of master weights, gradients and moments that a rank reads and writes by its rule
+   (`optimizer_step`), at the rate of its memory;
 4. a checkpoint: training waits for the copy to host memory, and for an earlier save that is not over; it is written in
-   the background by all ranks at once.
+   the background, at once by all ranks that hold a part of it: one at stage 0, of groups those of one replica.
 
 Left out: data loading and stragglers, which are the ranks' waiting for the slowest of them; evaluation; offloading;
-a network that other jobs use.
+a network that other jobs use; that NCCL's kernels take processors from the passes that they run beside.
 """
 
 from collections.abc import Iterable
@@ -24,14 +25,14 @@ from pretrain.plan.memory import Engine
 from pretrain.plan.parameters import Shapes
 from pretrain.plan.shards import held_numel
 
-_SHARES = {"forward": 1 / 3, "backward": 2 / 3}  # of a micro-batch's FLOPs
+_FORWARD = 1 / 3  # of the FLOPs of forward and backward
 _HALVINGS = 200
 
 
 @dataclass(frozen=True)
 class Machine:
     """GPUs in nodes. Bytes per second: of a GPU's memory as the optimizer achieves it, of a GPU's copies to its host,
-    and of the file system that all ranks write to, together."""
+    and of the file system, to which ranks write together."""
 
     network: Network
     ranks_per_node: int
@@ -42,13 +43,17 @@ class Machine:
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained, and how. `gradient_bytes`: of an element, where gradients are summed; `micro_batch`: rows."""
+    """What is trained, and how. `optimizer_bytes`: that a step reads and writes of a weight; `gradient_bytes`: of an
+    element, where gradients are summed; `micro_batch`: rows;
+    `recomputed`: the share of the layers whose forward pass the backward pass computes again."""
 
     engine: Engine
     shapes: Shapes
     micro_batch: int
     overlap: Overlap
+    optimizer_bytes: int
     gradient_bytes: int = FP32
+    recomputed: float = 0.0
 
     def on(self, ranks: int) -> "Job":
         """The same with another number of ranks; groups larger than that are all ranks."""
@@ -64,10 +69,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Work:
-    """One optimizer step of all ranks together: FLOPs of what is computed, padding included."""
+    """One optimizer step of all ranks together. `flops`: of forward and backward, padding included, recomputation not;
+    `layer_flops`: those of the layers among them."""
 
     rows: int
     flops: float
+    layer_flops: float = 0.0
+
+    def computed(self, recomputed: float) -> float:
+        """FLOPs with those of the layers that are computed again, a share of them."""
+        return self.flops + _FORWARD * recomputed * self.layer_flops
 
 
 @dataclass(frozen=True)
@@ -125,9 +136,12 @@ def step_cost(job: Job, machine: Machine, work: Work, flops_per_second: float) -
     """Of `work` on the ranks of the job, of which each computes so many FLOPs a second in forward and backward."""
     ranks = job.engine.ranks
     accumulation = max(1, ceil(work.rows / (job.micro_batch * ranks)))
-    compute = work.flops / ranks / flops_per_second
+    computed = work.computed(job.recomputed)
+    compute = computed / ranks / flops_per_second
+    forward = compute / accumulation * _FORWARD * work.flops / computed
+    windows: dict[Pass, float] = {"forward": forward, "backward": compute / accumulation - forward}
     sent = exchanges(job.engine, job.shapes, machine.ranks_per_node, job.overlap, job.gradient_bytes)
-    found = _waited(sent, machine.network, compute / accumulation, accumulation)
+    found = _waited(sent, machine.network, windows, accumulation)
     return StepCost(
         ranks=ranks,
         nodes=ceil(ranks / machine.ranks_per_node),
@@ -156,8 +170,10 @@ def achieved_flops(job: Job, machine: Machine, work: Work, seconds: float) -> fl
     The exchanges and the optimizer's step that the model finds there are taken off. None where they alone take longer.
     """
 
+    computed = work.computed(job.recomputed) / job.engine.ranks
+
     def modelled(compute: float) -> float:
-        return step_cost(job, machine, work, work.flops / job.engine.ranks / compute).seconds
+        return step_cost(job, machine, work, computed / compute).seconds
 
     low, high = 0.0, seconds
     for _ in range(
@@ -168,68 +184,69 @@ def achieved_flops(job: Job, machine: Machine, work: Work, seconds: float) -> fl
             break
         low, high = (middle, high) if modelled(middle) < seconds else (low, middle)
     # Where even next to no computing takes longer than was measured, the search ends at 0.
-    return None if modelled(high) > seconds * (1 + 1e-9) else work.flops / job.engine.ranks / high
+    return None if modelled(high) > seconds * (1 + 1e-9) else computed / high
 
 
 def _optimizer_seconds(job: Job, machine: Machine) -> float:
-    """Gradients are read once; weights are read twice and written once; moments are read twice and written once."""
+    """Of what a rank holds."""
     engine = job.engine
     held = held_numel(engine.backend, engine.stage, job.shapes.trained, engine.group)
-    return FP32 * held * (4 + 3 * engine.num_moments) / machine.memory_bytes_per_second
+    return held * job.optimizer_bytes / machine.memory_bytes_per_second
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """An exchange, and its seconds at one time: in all, and of the pieces that a pass may hide."""
+
+    exchange: Exchange
+    alone: float
+    hideable: float
+
+    @classmethod
+    def of(cls, exchange: Exchange, network: Network) -> "_Timed":
+        others = exchange.others_seconds(network) if exchange.behind else 0.0
+        return cls(exchange, exchange.seconds(network), others)
 
 
 def _waited(
-    sent: Iterable[Exchange], network: Network, micro_batch_seconds: float, accumulation: int
+    sent: Iterable[Exchange], network: Network, windows: dict[Pass, float], accumulation: int
 ) -> dict[What, Exchanged]:
-    """Over a step, by what is exchanged."""
-    each = [(exchange, exchange.seconds(network)) for exchange in sent]
+    """Over a step, by what is exchanged. `windows`: seconds of a micro-batch's passes."""
+    each = [_Timed.of(exchange, network) for exchange in sent]
     found: dict[What, Exchanged] = {}
     for what in ("gradients", "weights", "norms"):
         seconds = exposed = 0.0
-        for exchange, alone in each:
-            if exchange.what != what:
+        for timed in each:
+            if timed.exchange.what != what:
                 continue
-            seconds += alone * (accumulation if exchange.every_micro_batch else 1)
-            if exchange.behind is None:
-                exposed += alone * (accumulation if exchange.every_micro_batch else 1)
+            times = accumulation if timed.exchange.every_micro_batch else 1
+            seconds += times * timed.alone
+            behind = timed.exchange.behind
+            if behind is None:
+                exposed += times * timed.alone
             else:
-                exposed += _behind(exchange, alone, each, micro_batch_seconds, accumulation)
+                exposed += _behind(timed, each, windows[behind], accumulation)
         found[what] = Exchanged(seconds, exposed)
     return found
 
 
-def _behind(
-    exchange: Exchange,
-    alone: float,
-    each: list[tuple[Exchange, float]],
-    micro_batch_seconds: float,
-    accumulation: int,
-) -> float:
-    """Seconds that a step waits for `exchange`, beside the others behind the same pass.
+def _behind(timed: _Timed, each: list[_Timed], window: float, accumulation: int) -> float:
+    """Seconds that a step waits for an exchange, beside the others behind the same pass, of `window` seconds.
 
     One pass of a step has them all: the first forward pass, or the last backward pass. The others have those of every
     micro-batch.
     """
-    beside = [(other, seconds) for other, seconds in each if other.behind == exchange.behind]
-    regular = [pair for pair in beside if pair[0].every_micro_batch]
-    window = _SHARES[_pass_of(exchange)] * micro_batch_seconds
-    once = _share_waited(exchange, alone, beside, window)
-    if not exchange.every_micro_batch:
+    beside = [other for other in each if other.exchange.behind == timed.exchange.behind]
+    regular = [other for other in beside if other.exchange.every_micro_batch]
+    once = _share_waited(timed, beside, window)
+    if not timed.exchange.every_micro_batch:
         return once
-    return once + (accumulation - 1) * _share_waited(exchange, alone, regular, window)
+    return once + (accumulation - 1) * _share_waited(timed, regular, window)
 
 
-def _pass_of(exchange: Exchange) -> Pass:
-    assert exchange.behind is not None
-    return exchange.behind
-
-
-def _share_waited(
-    exchange: Exchange, alone: float, beside: list[tuple[Exchange, float]], window: float
-) -> float:
-    """One piece, and of what a pass of `window` seconds cannot hide, the part that is this exchange's."""
-    pieces = min(other.pieces for other, _ in beside)
-    rest = sum(seconds * (1 - 1 / other.pieces) for other, seconds in beside)
-    own = alone * (1 - 1 / exchange.pieces)
+def _share_waited(timed: _Timed, beside: list[_Timed], window: float) -> float:
+    """The piece that nothing hides, and of what a pass cannot hide of the others, the part that is this exchange's."""
+    pieces = min(other.exchange.pieces for other in beside)
+    rest = sum(other.hideable for other in beside)
     over = max(0.0, rest - window * (1 - 1 / pieces))
-    return alone - own + (over * own / rest if rest else 0.0)
+    return timed.alone - timed.hideable + (over * timed.hideable / rest if rest else 0.0)

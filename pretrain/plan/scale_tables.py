@@ -10,9 +10,10 @@ from pretrain.plan.scaling import Scale, ScaleRow
 
 _WORDS = (
     "Milliseconds of a step: of exchanges what is waited for, and in brackets how long they take, the rest of which "
-    "hides behind forward and backward; norms: small sums, of losses and for clipping and trust ratios; save: a "
-    "checkpoint's part of the time, the copy to host memory that training waits for; efficiency: over one GPU, with "
-    "the same global batch. Not in it: data loading, waiting for the slowest rank, evaluation, offloading."
+    "hides behind forward and backward; compute: with layers that are computed again, which MFU leaves out; norms: "
+    "small sums, of losses and for clipping and trust ratios; save: a checkpoint's part of the time, the copy to host "
+    "memory that training waits for; efficiency: over one GPU, with the same global batch. Not in it: data loading, "
+    "waiting for the slowest rank, processors that exchanges take from what they hide behind, evaluation, offloading."
 )
 
 

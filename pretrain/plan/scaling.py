@@ -18,15 +18,25 @@ _STAGES = (0, 1, 2, 3)
 
 @dataclass(frozen=True)
 class AskedScale:
-    """What the command line says of the GPUs. `mfu`: the share of `peak_flops`, of one GPU and a second, that forward
-    and backward achieve; not asked where the rate was measured, on `measured_ranks`. `assumptions`: all figures, and
-    where each is from."""
+    """What the command line says of the GPUs. `mfu`: of whole steps and real tokens, of `peak_flops` of one GPU and a
+    second, as a run writes it; not asked where a rate was measured. Both are of `measured_ranks`. `assumptions`: all
+    figures, and where each is from."""
 
     machine: Machine
     mfu: float
     peak_flops: float | None
     measured_ranks: int
     assumptions: tuple[Setting, ...]
+
+
+@dataclass(frozen=True)
+class MeasuredStep:
+    """One step of `batch` that took so many seconds as `job` says. `origin`: for people."""
+
+    job: Job
+    batch: BatchFigures
+    seconds: float
+    origin: str
 
 
 @dataclass(frozen=True)
@@ -70,12 +80,9 @@ class Modelled:
     pace: Pace
 
     @classmethod
-    def of(cls, asked: AskedScale, job: Job, batch: BatchFigures, rate: Rate | None) -> "Modelled":
-        """`rate`: measured, of steps of that batch; None: it goes by a share of the peak.
-
-        Raises UsageError where neither is known, and where a rate is faster than the links that were said let it be.
-        """
-        return cls(asked, job, _pace(asked, job, batch, rate))
+    def of(cls, asked: AskedScale, job: Job, measured: MeasuredStep) -> "Modelled":
+        """Raises UsageError where the measured step is faster than links and memory, or the GPU's peak, let it be."""
+        return cls(asked, job, _pace(asked, measured))
 
     def rate(self, batch: BatchFigures) -> Rate:
         """Of steps of that batch."""
@@ -88,26 +95,19 @@ class Modelled:
         return _Rows(self.asked, self.pace, self.job, recipe, rule, course).scale()
 
 
-def _pace(asked: AskedScale, job: Job, batch: BatchFigures, rate: Rate | None) -> Pace:
-    if rate is None:
-        if asked.peak_flops is None:
-            raise UsageError(
-                "--gpus needs to know how fast one computes: give log.peak_tflops=TFLOPS (its data sheet's) and --mfu, "
-                "or a measured rate by --run or --tokens-per-second."
-            )
-        return Pace(asked.mfu * asked.peak_flops, f"{asked.mfu:.0%} of {asked.peak_flops / 1e12:g} TFLOP/s")
-    seconds = batch.tokens / rate.tokens_per_second
-    found = achieved_flops(job.on(asked.measured_ranks), asked.machine, _work(batch), seconds)
+def _pace(asked: AskedScale, measured: MeasuredStep) -> Pace:
+    found = achieved_flops(measured.job, asked.machine, _work(measured.batch), measured.seconds)
     if found is None:
         raise UsageError(
-            f"{rate.tokens_per_second:,.0f} tokens/s on {asked.measured_ranks} rank(s) is faster than exchanges and "
-            "optimizer alone would be: correct the rate, --measured-ranks, --bandwidth or --node-bandwidth."
+            f"{measured.origin} is faster than exchanges and optimizer alone would be: correct the rate or --mfu, "
+            "--measured-ranks, --bandwidth or --nvlink-bandwidth."
         )
-    return Pace(
-        found,
-        f"a step at {rate.tokens_per_second:,.0f} tokens/s on {asked.measured_ranks} rank(s) ({rate.origin}), less "
-        "what exchanges and optimizer take there",
-    )
+    if asked.peak_flops is not None and found > asked.peak_flops:
+        raise UsageError(
+            f"{measured.origin} is {found / 1e12:,.1f} TFLOP/s of a GPU in forward and backward, padding too, above "
+            f"its peak of {asked.peak_flops / 1e12:,g}: correct the rate or --mfu, --measured-ranks or log.peak_tflops."
+        )
+    return Pace(found, f"a step at {measured.origin}, less what exchanges and optimizer take there")
 
 
 @dataclass(frozen=True)
@@ -175,4 +175,5 @@ class _Rows:
 
 def _work(batch: BatchFigures) -> Work:
     """Padding is computed as tokens are, though no FLOPs of the work asked for."""
-    return Work(batch.rows, batch.flops * batch.places / batch.tokens)
+    padded = batch.places / batch.tokens
+    return Work(batch.rows, batch.flops * padded, batch.layer_flops * padded)

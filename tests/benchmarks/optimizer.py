@@ -33,6 +33,7 @@ from pretrain.kernels.kind import kernel_kind
 from pretrain.model import ModelOptions, build_model
 from pretrain.model.presets import preset_config
 from pretrain.optim import AdamWOptions, LambOptions, ShardedOptimizer, moments, passes
+from pretrain.plan.optimizer_step import optimizer_bytes
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
 from tests.benchmarks.ceilings import copy_bytes
 from tests.benchmarks.measure import Peer, Summary, Trial, alternate
@@ -47,10 +48,12 @@ FUSED = "torch AdamW, fused"
 LAMB = "LAMB"
 # Of fused AdamW's time: floor, aim.
 TIMES_ASKED = {"cpu": (3.0, 1.7), "cuda": (1.6, 1.45)}
-# Read and written for each float32 weight, at least: by AdamW gradient, weight and two moments, and all but the
-# gradient; by LAMB the update besides, written and read again, and the weight once more. Ours read the gradients for
-# the norm.
-BYTES_PER_WEIGHT = {"LAMB": 44, "AdamW": 32, "torch": 28}
+# Read and written for each float32 weight, at least; torch's takes no norm.
+BYTES_PER_WEIGHT = {
+    "LAMB": optimizer_bytes(LambOptions()),
+    "AdamW": optimizer_bytes(AdamWOptions()),
+    "torch": 28,
+}
 SHARE_ASKED = 0.05
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pretrain.config import resolve
 from tests.benchmarks import plan_memory
 from tests.benchmarks.plan_memory import Cell
 from tests.checkpoint.saved import OLD
@@ -164,13 +165,21 @@ def _data_bytes(path: Path) -> int:
         (("--gpus=8", "--mfu=0.4", "--tokens-per-second=1"), 2, "not allowed with argument"),
         (("--gpus=8", "--bandwidth=0", "log.peak_tflops=312"), 2, "--bandwidth is 0: give a number above 0."),
         (("--gpus=8", "--latency=inf", "log.peak_tflops=312"), 2, "--latency is inf"),
-        (
-            ("--gpus=8", "--measured-ranks=1", "log.peak_tflops=312"),
-            2,
-            "--measured-ranks is of a measured rate",
-        ),
+        (("--gpus=8", "--tokens-per-second=1e6"), 2, "is the rate of some number of GPUs: say it by"),
+        (("--measured-ranks=1",), 2, "--measured-ranks is of the GPUs of --gpus"),
+        (("--gpus=8", "--nvlink-bandwidth=-1", "log.peak_tflops=312"), 2, "--nvlink-bandwidth is -1: give"),
+        (("--memory-bandwidth=2039",), 2, "--memory-bandwidth is of the GPUs of --gpus"),
         (("--disk-bandwidth=3",), 2, "--disk-bandwidth is of the GPUs of --gpus: give --gpus N too."),
-        (("--gpus=8", "--tokens-per-second=1e30"), 2, "faster than exchanges and optimizer alone would be"),
+        (
+            ("--gpus=8", "--tokens-per-second=1e30", "--measured-ranks=8"),
+            2,
+            "faster than exchanges and optimizer alone would be",
+        ),
+        (
+            ("--gpus=8", "--tokens-per-second=1e6", "--measured-ranks=1", "log.peak_tflops=0.001"),
+            2,
+            "above its peak of 0.001: correct the rate",
+        ),
         (("--gpus=8", "--nodes=9", "log.peak_tflops=312"), 2, "--nodes is 9 but --ranks 8"),
         (("--ranks=3",), 2, "train.global_batch of 64 rows does not divide over 3 ranks"),
         (("train.stepz=3",), 2, "train.stepz"),
@@ -198,7 +207,7 @@ def test_gpus(capsys: pytest.CaptureFixture[str]) -> None:
     found = planned(capsys, *typed, "--mfu=0.5")
     engine, scale = found["engine"], found["scale"]
     assert [engine[name] for name in ("ranks", "nodes", "device")] == [32, 4, "cuda"]
-    assert scale["gpu"]["flops_per_second"] == 156e12
+    assert scale["worlds"][0]["mfu"] == pytest.approx(0.5)
     assert [row["step"]["stage"] for row in scale["stages"]] == [0, 1, 2, 3]
     assert [row["step"]["ranks"] for row in scale["worlds"]] == [1, 2, 4, 8, 16, 32]
     alone, last = scale["worlds"][0], scale["worlds"][-1]
@@ -211,12 +220,21 @@ def test_gpus(capsys: pytest.CaptureFixture[str]) -> None:
     assert step["seconds"] == pytest.approx(sum(step[name] for name in parts))
     assert last["mfu"] == pytest.approx(batch["flops"] / step["seconds"] / (32 * 312e12))
     padded = batch["flops"] * batch["places"] / batch["tokens"]
-    assert step["compute"] == pytest.approx(padded / 32 / 156e12)
+    assert step["compute"] == pytest.approx(padded / 32 / scale["gpu"]["flops_per_second"])
     assert found["time"]["rate"]["tokens_per_second"] == last["tokens_per_second"]
     assert last["hours"] * 3600 > found["time"]["seconds"]
     origins = {each["key"]: each["origin"] for each in scale["assumptions"]}
-    assert origins["MFU of one GPU"] == "--mfu"
+    assert origins["MFU of whole steps on 1 GPU(s), nothing recomputed"] == "--mfu"
     assert origins["bandwidth between nodes, one GPU's share"].startswith("default of --bandwidth")
+
+
+def test_the_rule_decides_what_the_optimizer_moves(capsys: pytest.CaptureFixture[str]) -> None:
+    """44 bytes of each of its weights by LAMB, 32 by AdamW, at what --memory-bandwidth says."""
+    typed = (*RUN, "--gpus=8", *GPUS, "--memory-bandwidth=1000")
+    for name, num_bytes in (("lamb", 44), ("adamw", 32)):
+        found = planned(capsys, *typed, f"optimizer.name={name}")
+        expected = num_bytes * found["parameters"]["trained"] / 1000e9
+        assert found["scale"]["worlds"][0]["step"]["optimizer"] == pytest.approx(expected)
 
 
 def test_gpus_in_tables(capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,7 +242,7 @@ def test_gpus_in_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert command("plan", *typed) == 0
     out = " ".join(capsys.readouterr().out.split())
     for part in (
-        "40% of 312 TFLOP/s",
+        "MFU of 40% of 312 TFLOP/s on 1 rank(s)",
         "12.5 GB/s │ --bandwidth",
         "A step on 16 GPU(s) on 2 node(s), modelled, by stage",
         "3, chosen",
@@ -234,19 +252,83 @@ def test_gpus_in_tables(capsys: pytest.CaptureFixture[str]) -> None:
         assert part in out, part
 
 
-def test_a_rate_of_fewer_gpus(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Of as many as are planned it comes back; of one, by option or by the run's config.json, it is scaled."""
-    typed = (*RUN, "--gpus=16", *GPUS)
-    rate = "--tokens-per-second=1e6"
-    same = planned(capsys, *typed, rate)["time"]["rate"]["tokens_per_second"]
+def test_activation_checkpointing_costs_a_forward_pass_of_its_layers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """bert-tiny has two layers: of every second one is computed again."""
+    typed = (*RUN, "--gpus=8", *GPUS, "train.steps=100")
+    found = {
+        choice: planned(capsys, *typed, f"train.activation_checkpointing={choice}")
+        for choice in ("none", 2, "full")
+    }
+    compute = [each["scale"]["worlds"][-1]["step"]["compute"] for each in found.values()]
+    (batch,) = found["none"]["course"]["batches"]
+    third = batch["layer_flops"] / batch["flops"] / 3
+    assert [each / compute[0] for each in compute] == pytest.approx([1, 1 + third / 2, 1 + third])
+
+
+def test_a_rate_of_fewer_gpus(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of as many as are planned it comes back; of one it is scaled."""
+    typed = (*RUN, "--gpus=16", *GPUS, "--tokens-per-second=1e6")
+    same = planned(capsys, *typed, "--measured-ranks=16")["time"]["rate"]["tokens_per_second"]
     assert same == pytest.approx(1e6)
-    scaled = planned(capsys, *typed, rate, "--measured-ranks=1")["scale"]
+    scaled = planned(capsys, *typed, "--measured-ranks=1")["scale"]
     assert scaled["worlds"][0]["tokens_per_second"] == pytest.approx(1e6)
     assert 1e6 < scaled["worlds"][-1]["tokens_per_second"] < 16e6
-    (tmp_path / "metrics.jsonl").write_text('{"tokens_per_second": 1e6}\n')
-    run = {"ranks": 1, "backend": "fsdp", "stage": 0, "precision": "bf16"}
-    (tmp_path / "config.json").write_text(json.dumps({"run": run}))
-    assert planned(capsys, *typed, "--run", tmp_path)["scale"]["worlds"] == scaled["worlds"]
+
+
+def test_mfu_is_that_of_whole_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is typed stands in the row of as many GPUs, whatever they exchange; padding makes a GPU compute more."""
+    typed = (*RUN, "--gpus=16", *GPUS, "--mfu=0.1")
+    alone = planned(capsys, *typed)["scale"]
+    several = planned(capsys, *typed, "--measured-ranks=2")["scale"]
+    assert alone["worlds"][0]["mfu"] == pytest.approx(0.1)
+    assert several["worlds"][1]["mfu"] == pytest.approx(0.1) and several["worlds"][1]["step"]["ranks"] == 2
+    assert several["gpu"]["flops_per_second"] > alone["gpu"]["flops_per_second"] > 0.1 * 312e12
+
+
+def _run_of(folder: Path, overrides: tuple[str, ...], **run: object) -> Path:
+    """A run that took 1e6 tokens a second, as its config.json says."""
+    options = {"recipe_path": None, "default_recipe": ROOT / "launch/recipes/demo.toml", "world_size": None}
+    ds_config = ROOT / "ds_configs/zero3.json"
+    config = resolve(**options, ds_config_path=ds_config, overrides=overrides)  # type: ignore[arg-type]
+    about = {"backend": "deepspeed", "stage": 3, "precision": "bf16"} | run
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config.as_dict() | {"run": about}))
+    (folder / "metrics.jsonl").write_text('{"tokens_per_second": 1e6}\n')
+    return folder
+
+
+def test_a_measured_run_is_what_its_own_config_says(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Its exchanges are of its own stage, batch and micro-batch, and are taken off its own step: planned as it was, by
+    the pace that follows, it is as fast as it was, and another plan has the same pace."""
+    its_own = ("model.preset=bert-mini", "train.global_batch=512", "train.micro_batch=8")
+    run = _run_of(tmp_path / "run", its_own, ranks=16, micro_batch=8)
+    typed = (*RUN, "--gpus=4", "--ds_config", ROOT / "ds_configs/zero2.json", *GPUS, "--run")
+    found = planned(capsys, *typed, run)["scale"]
+    again = (*RUN[:2], "--gpus=16", "--ds_config", ROOT / "ds_configs/zero3.json", *its_own, "--run", run)
+    same = planned(capsys, *again, "--backend=deepspeed")
+    assert same["time"]["rate"]["tokens_per_second"] == pytest.approx(1e6)
+    assert found["gpu"]["flops_per_second"] == same["scale"]["gpu"]["flops_per_second"]
+    full = _run_of(
+        tmp_path / "full", (*its_own, "train.activation_checkpointing=full"), ranks=16, micro_batch=8
+    )
+    faster = planned(capsys, *typed, full)["scale"]
+    assert faster["gpu"]["flops_per_second"] > found["gpu"]["flops_per_second"]
+
+
+def test_a_measured_run_of_another_kind(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    typed = ("plan", *RUN, "--gpus=4", "--ds_config", ROOT / "ds_configs/zero2.json", *GPUS, "--run")
+    run = _run_of(tmp_path / "fp32", ("model.preset=bert-mini",), ranks=1, micro_batch=8, precision="fp32")
+    assert command(*typed, run) == 2
+    assert "computed in fp32 and this run will in bf16" in capsys.readouterr().err
+    assert command(*typed, run, "--measured-ranks=2") == 2
+    assert "whose config.json says its ranks" in capsys.readouterr().err
+    (run / "config.json").write_text("{}")
+    assert command(*typed, run) == 2
+    assert "has no config.json that says how it was trained" in capsys.readouterr().err
 
 
 def test_without_a_store_it_says_how_to_get_one(

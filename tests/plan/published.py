@@ -6,7 +6,8 @@ gradients in their own type, all in one bucket after the last backward pass (`ru
 the GPU's memory), on the last of the accumulated micro-batches. Its LAMB exchanges nothing besides.
 
 The row of one GPU says how fast a GPU computes; all others are predicted from it, by the figures that `plan --gpus` has
-where nothing is said (of V100: by its data sheet, as below). No figure is fitted to another row.
+where nothing is said (of V100: by its data sheet, as below), but with gradients of their own type, which no run of this
+project sums. No figure is fitted to another row.
 """
 
 import argparse
@@ -21,9 +22,11 @@ from pretrain.command.plan import COMMAND
 from pretrain.command.plan_scale import asked_scale, settle_gpus
 from pretrain.model import PretrainingModel
 from pretrain.model.presets import preset_config
+from pretrain.optim import LambOptions
 from pretrain.plan.collectives import Link
 from pretrain.plan.exchanges import Overlap
 from pretrain.plan.memory import Engine
+from pretrain.plan.optimizer_step import optimizer_bytes
 from pretrain.plan.parameters import Shapes
 from pretrain.plan.scale import Job, Machine, Work, achieved_flops, step_cost
 
@@ -125,7 +128,7 @@ def machine_of(name: str) -> Machine:
     COMMAND.add_arguments(parser)
     arguments = parser.parse_args(["--gpus", "256"])
     settle_gpus(arguments)
-    asked = asked_scale(arguments, None, 312.0)
+    asked = asked_scale(arguments, 312.0)
     assert asked is not None
     if name == "A100":
         return asked.machine
@@ -145,6 +148,7 @@ def predictions(model: PretrainingModel) -> Iterator[Prediction]:
             shapes,
             rows.micro_batch,
             Overlap(),
+            optimizer_bytes(LambOptions()),
             gradient_bytes=2 if rows.precision == "fp16" else 4,
         )
         flops = flops_of_sequence(model, rows.seq_len)

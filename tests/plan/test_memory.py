@@ -18,7 +18,7 @@ from pretrain.sharding import ParameterInfo
 from tests.model.packed_rows import VOCAB_SIZE
 
 # 12 x 10, and 4: two ranks hold 62 each. Two layers of 40 and 44 elements, 40 in none.
-SHAPES = Shapes((ParameterInfo("a", (12, 10)), ParameterInfo("b", (4,))), (), (40, 44), 40)
+SHAPES = Shapes((ParameterInfo("a", (12, 10)), ParameterInfo("b", (4,))), (), (40, 44), 40, 40)
 FP32 = Engine("deepspeed", 0, "fp32", ranks=2, num_moments=2)
 BUCKET = 100
 

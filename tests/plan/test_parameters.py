@@ -40,6 +40,7 @@ def test_counts_of_a_bert(preset: str) -> None:
     assert counts.numel == counts.trained == published
     shapes = Shapes.of(model)
     assert shapes.numel == published and shapes.rest_numel == embeddings + pooler_and_nsp + mlm
+    assert shapes.rest_trained_numel == shapes.rest_numel
     assert shapes.layer_numels == (encoder // layers,) * layers
 
 
@@ -47,4 +48,6 @@ def test_frozen_parameters_are_told_apart() -> None:
     model = build("bert-tiny", frozen=("bert.embeddings.*", "bert.encoder.layer.0.*"))
     embeddings, encoder, heads = count_parameters(model).parts
     assert embeddings.trained == 0 and encoder.trained == encoder.numel // 2 and heads.trained == heads.numel
-    assert Shapes.of(model).frozen_numel == embeddings.numel + encoder.numel // 2
+    shapes = Shapes.of(model)
+    assert shapes.frozen_numel == embeddings.numel + encoder.numel // 2
+    assert shapes.rest_trained_numel == shapes.rest_numel - embeddings.numel

@@ -44,7 +44,7 @@ def test_mixed_precision_within_5_percent(found: list[Prediction]) -> None:
 
 def test_single_precision(found: list[Prediction]) -> None:
     """Within 5% in phase 1. In phase 2 they lose a quarter of TF32's rate from 1 to 256 GPUs, and of fp16's no tenth,
-    which no exchange explains: that is not modelled."""
+    which the model does not explain."""
     of_phase = {
         seq_len: [
             each.error for each in found if each.rows.precision != "fp16" and each.rows.seq_len == seq_len

@@ -14,9 +14,10 @@ from pretrain.plan.parameters import Shapes
 from pretrain.plan.scale import Job, Machine, SaveCost, Work, achieved_flops, save_cost, step_cost
 from pretrain.sharding import ParameterInfo
 
-# Three layers of 40,000 elements and 8,000 in none: four pieces. One of two parameters is trained.
+# Three layers of 30,000 elements and 38,000 in none: four pieces. Of two parameters one is trained, and of the
+# elements in no layer 30,000.
 SHAPES = Shapes(
-    (ParameterInfo("a", (1000, 120)),), (ParameterInfo("b", (8000,)),), (40_000, 40_000, 40_000), 8000
+    (ParameterInfo("a", (1000, 120)),), (ParameterInfo("b", (8000,)),), 3 * (30_000,), 38_000, 30_000
 )
 T, P = 120_000, 128_000
 NETWORK = Network(Link(1e6, 0.0), Link(1e5, 0.0))
@@ -30,7 +31,7 @@ WORK = Work(rows=64, flops=6.4e9)
 
 def job(backend: BackendName = "fsdp", stage: int = 2, ranks: int = 8, overlap: Overlap | None = None) -> Job:
     engine = replace(ENGINE, backend=backend, stage=stage, ranks=ranks)
-    return Job(engine, SHAPES, 2, overlap or Overlap())
+    return Job(engine, SHAPES, 2, overlap or Overlap(), optimizer_bytes=44)
 
 
 @pytest.mark.parametrize(
@@ -114,21 +115,51 @@ def test_a_step_of_fsdp_2_by_hand() -> None:
     start, rate = 8.4e-6, 4e5
     assert (cost.accumulation, cost.nodes) == (4, 2)
     assert cost.compute == pytest.approx(1.0)
-    scattered = 4 * start + 4 * T * 7 / 8 / rate  # 1.05 s, beside 0.25 * 2/3 * 3/4 = 0.125 s
+    scattered = 4 * start + 4 * T * 7 / 8 / rate  # 1.05 s, three quarters beside 0.25 * 2/3 * 3/4 = 0.125 s
     assert cost.gradients.seconds == pytest.approx(4 * scattered)
     assert cost.gradients.exposed == pytest.approx(4 * (scattered - 0.125))
-    gathered = 4 * start + 2 * P * 7 / 8 / rate  # once, beside 0.25 * 1/3 * 3/4 = 0.0625 s
+    gathered = 4 * start + 2 * P * 7 / 8 / rate  # once, 45/64 of it beside 0.25 * 1/3 * 3/4 = 0.0625 s
     assert cost.weights.exposed == pytest.approx(gathered - 0.0625)
-    # 15,000 elements of 4 bytes: a gradient, three times weights, three times two moments.
-    assert cost.optimizer == pytest.approx(15_000 * 4 * 10 / 1e7)
+    assert cost.optimizer == pytest.approx(15_000 * 44 / 1e7)
     assert cost.seconds == pytest.approx(1 + cost.optimizer + cost.exposed)
 
 
-def test_what_hides_leaves_one_piece() -> None:
-    """Computing that takes for ever hides all but the last of four pieces, in each of four micro-batches."""
+def test_what_hides_leaves_the_root() -> None:
+    """Computing that takes for ever hides the layers, and not what lies in none: of 120,000 gradients 30,000, of
+    128,000 weights 38,000; of three equal buckets it leaves one."""
     cost = step_cost(job(), MACHINE, WORK, flops_per_second=1e3)
-    assert cost.gradients.exposed == pytest.approx(cost.gradients.seconds / 4)
-    assert cost.weights.exposed == pytest.approx(cost.weights.seconds / 4)
+    start, rate = 8.4e-6, 4e5
+    assert cost.gradients.exposed == pytest.approx(4 * (start + 4 * 30_000 * 7 / 8 / rate))
+    assert cost.weights.exposed == pytest.approx(start + 2 * 38_000 * 7 / 8 / rate)
+    buckets = step_cost(job("deepspeed", 2, overlap=Overlap(True)), MACHINE, WORK, 1e3).gradients
+    assert buckets.exposed == pytest.approx(buckets.seconds / 3)
+
+
+def test_the_root_of_groups_and_replicas() -> None:
+    """A quarter of the gradients, and 19/64 of the weights, whoever exchanges them."""
+    for stage in (1, 2, 3):
+        engine = replace(job(stage=stage).engine, shard_group=2)
+        for each in exchanges(engine, SHAPES, 4, Overlap()):
+            assert each.unhidden_bytes is None or each.unhidden_bytes / each.num_bytes == (
+                1 / 4 if each.what == "gradients" else 19 / 64
+            )
+
+
+def test_recomputed_layers_are_computed_once_more() -> None:
+    """A forward pass is a third: of 6.4e9 FLOPs with 4.8e9 in the layers, all of these again are 1.6e9 more, beside
+    which gradients hide and weights do not."""
+    work = replace(WORK, layer_flops=4.8e9)
+    costs = {
+        share: step_cost(replace(job(), recomputed=share), MACHINE, work, 8e8) for share in (0.0, 0.5, 1.0)
+    }
+    assert [cost.compute for cost in costs.values()] == pytest.approx([1.0, 1.125, 1.25])
+    none, half, full = costs.values()
+    assert none == step_cost(job(), MACHINE, WORK, 8e8)
+    assert full.weights == half.weights == none.weights
+    # Four micro-batches, of whose backward passes three quarters hide something.
+    assert none.gradients.exposed - full.gradients.exposed == pytest.approx(0.25 * 0.75)
+    seconds = step_cost(replace(job(), recomputed=1.0), MACHINE, work, 8e8).seconds
+    assert achieved_flops(replace(job(), recomputed=1.0), MACHINE, work, seconds) == pytest.approx(8e8)
 
 
 def test_exchanges_behind_one_pass_share_the_links() -> None:
