@@ -78,9 +78,9 @@ GROUPS = (
     Group("BERT-small, 512", "bert-small", 512, is_brief=True),
 )
 QUICK_GROUPS = (
-    Group("BERT-tiny, 32", "bert-tiny", 32, threads=1, tokens_per_step=2048),
-    Group("BERT-tiny, 32, two ranks", "bert-tiny", 32, ranks=2, threads=1, tokens_per_step=2048),
-    Group("BERT-tiny, 32, parts", "bert-tiny", 32, threads=1, is_parts=True, tokens_per_step=2048),
+    Group("BERT-tiny, 32", "bert-tiny", 32, threads=1, tokens_per_step=1024),
+    Group("BERT-tiny, 32, two ranks", "bert-tiny", 32, ranks=2, threads=1, tokens_per_step=1024),
+    Group("BERT-tiny, 32, parts", "bert-tiny", 32, threads=1, is_parts=True, tokens_per_step=1024),
 )
 # Of the quick form: what goes another way than the peers beside it.
 QUICK_PEERS = (
@@ -88,7 +88,7 @@ QUICK_PEERS = (
     "HF Trainer, lines, 8 rows",
     "HF Trainer, lines, 8 rows, padded to seq_len",
     "HF Trainer, lines, 64 rows, grouped by length",
-    "HF Trainer, concatenated, 64 rows, a loader's worker",
+    "HF Trainer, concatenated, 32 rows, a loader's worker",
     "accelerate and DeepSpeed 2, lines, 8 rows",
     "without masked-only head",
     "without our optimizer",
