@@ -49,7 +49,7 @@ check: environment ## lint, types and the fast tests
 	mypy
 	python -m pytest -q -m "not ($(NOT_FAST))"
 
-bench: environment ## training beside its peers, by part, engine and operator; an hour and a half
+bench: environment ## training beside its peers, by part, engine and operator; an hour
 	python -m tests.benchmarks.training --cache $(BENCH) --output tests/benchmarks/results/training.json
 	python -m tests.benchmarks.backends --cache $(BENCH) --output tests/benchmarks/results/backends.json
 	python -m tests.benchmarks.operators --cache $(BENCH) --output tests/benchmarks/results/operators.json

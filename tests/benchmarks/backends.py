@@ -1,9 +1,11 @@
 """What going through an engine costs: `python -m tests.benchmarks.backends --help`.
 
-The same model, rows, masks and LAMB step, in turns: by a bare loop, which has nothing but them (on two ranks in torch's
-DistributedDataParallel), and by the whole training through each engine and stage. The ratio is of seconds per step, and
-holds all that a run does besides: sharding, metrics, their files, the watchdog's record. A run during which other work
-had more than a little of the cores is repeated. Nothing is asserted.
+The same model, rows, masks and LAMB step, in turns: by a bare loop, which has nothing but them, in one process with a
+thread for each core; on two ranks of a thread each by the same loop in torch's DistributedDataParallel, ranks bound to
+cores as ours are; and by the whole training through each engine and stage. Ratios are of seconds per step, and hold all
+that a run does besides: sharding, metrics, their files, the watchdog's record. Whole cycles of the steps between two
+lines on the console are timed, and means taken, so that nothing is left out. A run during which other work had more
+than a little of the cores is repeated. Nothing is asserted.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import torch.distributed as dist
 from rich.table import Table
 from torch.nn.parallel import DistributedDataParallel
 
-from pretrain import build, comm
+from pretrain import build, comm, cores
 from pretrain.backends.carried import BackendName
 from pretrain.comm import Placement
 from pretrain.data.loader import Loader, StepBatches
@@ -33,14 +35,16 @@ from pretrain.rng import key
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
 from tests.benchmarks.measure import Peer, Summary, Trial, alternate
 from tests.benchmarks.report import make_console, provenance, write
-from tests.benchmarks.step_clock import StepClock, Steps, Timing, trial_of, undisturbed
+from tests.benchmarks.step_clock import StepClock, Steps, Timing, Work, trial_of, undisturbed
 from tests.benchmarks.training_ours import OurRun, make_request, train_ours
 from tests.benchmarks.training_text import open_demo
 from tests.worlds import run_ranks
 
-BARE = "bare loop"
+BARE = "bare loop, one process"
+BARE_DDP = "bare loop, DDP"
 ENGINES: tuple[BackendName, ...] = ("deepspeed", "fsdp")
 CORES = 2
+LOG_EVERY = 10  # steps; the recipe's default
 LR = 1e-3
 _SECONDS = 1800.0
 
@@ -59,9 +63,9 @@ class Size:
 SIZES = {
     False: Size(
         ("model.preset=bert-mini", "data.seq_len=128", "train.global_batch=64"),
-        {1: (2,), 2: (0, 1, 2, 3)},
-        5,
-        Timing(2, 8.0, 5),
+        {1: (0, 1, 2, 3), 2: (0, 1, 2, 3)},
+        3,
+        Timing(2, 6.0, cycle=LOG_EVERY),
         4,
     ),
     True: Size(
@@ -86,7 +90,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     store = open_demo(arguments.cache, arguments.quick)
     result = provenance("tests.benchmarks.backends", argv) | {"settings": list(size.settings), "worlds": {}}
     table = Table(title=f"a training step, {' '.join(size.settings)}", title_justify="left")
-    for heading in ("", "ms", "lowest-highest", "times the bare loop"):
+    for heading in ("", "ms", "lowest-highest", f"times {BARE}", f"times {BARE_DDP}"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for ranks, stages in size.stages.items():
         peers = make_peers(store, size, ranks, stages)
@@ -98,24 +102,30 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def make_peers(store: Path, size: Size, ranks: int, stages: tuple[int, ...]) -> list[Peer]:
-    """The bare loop and every engine and stage."""
+    """The bare loops and every engine and stage, with the same global batch in one pass a rank."""
     rows = next(int(each.partition("=")[2]) for each in size.settings if "global_batch" in each)
-    settings = (*size.settings, f"train.micro_batch={rows // ranks}")
-    runs = {f"{engine} {stage}": OurRun(settings, engine, stage) for engine in ENGINES for stage in stages}
 
-    def run(function: Any, asked: OurRun, number: int) -> Trial:
-        arguments = store, asked, size.timing, CORES // ranks
-        return trial_of(run_ranks(function, ranks, *arguments, timeout=_SECONDS))
+    def settings(world: int) -> tuple[str, ...]:
+        return (*size.settings, f"train.micro_batch={rows // world}", f"log.every={LOG_EVERY}")
 
-    say = partial(print, file=sys.stderr)
-    bare = Peer(
-        BARE, undisturbed(partial(run, bare_loop, OurRun(settings)), size.most_repeats, say), is_ours=True
-    )
-    ours = {
-        name: undisturbed(partial(run, train_ours, asked), size.most_repeats, say)
-        for name, asked in runs.items()
-    }
-    return [bare, *(Peer(name, work) for name, work in ours.items())]
+    def peer(name: str, function: Any, asked: OurRun, world: int) -> Peer:
+        arguments = store, asked, size.timing, CORES // world
+
+        def run(number: int) -> Trial:
+            return trial_of(run_ranks(function, world, *arguments, timeout=_SECONDS))
+
+        repeated = undisturbed(run, size.most_repeats, partial(print, file=sys.stderr))
+        return Peer(name, repeated, is_ours=name == BARE)
+
+    bare = [peer(BARE, bare_loop, OurRun(settings(1)), 1)]
+    if ranks > 1:
+        bare.append(peer(BARE_DDP, bare_loop, OurRun(settings(ranks)), ranks))
+    ours = [
+        peer(f"{engine} {stage}", train_ours, OurRun(settings(ranks), engine, stage), ranks)
+        for engine in ENGINES
+        for stage in stages
+    ]
+    return [*bare, *ours]
 
 
 def bare_loop(store: Path, run: OurRun, timing: Timing, threads: int) -> Steps:
@@ -129,6 +139,7 @@ def bare_loop(store: Path, run: OurRun, timing: Timing, threads: int) -> Steps:
     recipe, opened = request.config.recipe, TokenStore.open(store)
     stream = build.row_stream(opened, "train", build.sampling_options(recipe), recipe.seed)
     cut = recipe.train.global_batch, build.engine_options(request).micro_batch, rank, ranks
+    cores.share(place, request.device)  # as a run does
     model = build.build_encoder(recipe, opened)
     optimizer = whole_optimizer(model)
     called = DistributedDataParallel(model) if ranks > 1 else model
@@ -138,7 +149,7 @@ def bare_loop(store: Path, run: OurRun, timing: Timing, threads: int) -> Steps:
         clock.begin()
         for step, batches in enumerate(loader):
             tokens = bare_step(called, optimizer, batches, key(recipe.seed, "dropout", step, rank))
-            if clock.step(tokens):
+            if clock.step(Work(tokens)):
                 break
     return clock.reading()
 
@@ -183,15 +194,18 @@ def add_rows(table: Table, ranks: int, summaries: Sequence[Summary]) -> dict[str
     seconds = {
         each.peer.name: [trial.details["seconds_per_step"] for trial in each.trials] for each in summaries
     }
-    bare = statistics.median(seconds[BARE])
+    middle = {name: statistics.median(trials) for name, trials in seconds.items()}
     table.add_section()
     table.add_row(f"[bold]{ranks} rank(s)[/bold]")
     found = {}
-    for name, trials in seconds.items():
-        middle = statistics.median(trials)
+    for each in summaries:
+        name, trials = each.peer.name, seconds[each.peer.name]
         spread = f"{min(trials) * 1e3:,.0f}-{max(trials) * 1e3:,.0f}"
-        table.add_row(f"  {name}", f"{middle * 1e3:,.0f}", spread, f"{middle / bare:.3f}")
-        found[name] = {"seconds": middle, "times_bare": middle / bare, "trials": trials}
+        times = middle[name] / middle[BARE], middle[name] / middle[BARE_DDP] if BARE_DDP in middle else None
+        shown = ("" if ratio is None else f"{ratio:.3f}" for ratio in times)
+        table.add_row(f"  {name}", f"{middle[name] * 1e3:,.0f}", spread, *shown)
+        found[name] = {"seconds": middle[name], "times_bare": times[0], "times_ddp": times[1]}
+        found[name] |= {"trials": trials, "details": [dict(trial.details) for trial in each.trials]}
     return found
 
 

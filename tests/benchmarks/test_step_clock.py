@@ -1,15 +1,24 @@
 """The clock that every training loop is timed by."""
 
 import os
+import subprocess
+import sys
 import time
 
 import pytest
 
 from tests.benchmarks import step_clock
 from tests.benchmarks.measure import Trial
-from tests.benchmarks.step_clock import StepClock, Steps, Timing, trial_of, undisturbed
+from tests.benchmarks.step_clock import StepClock, Steps, Timing, Work, trial_of, undisturbed
 
 TICKS = "perf_counter"
+WORKER = """
+import time
+while time.process_time() < 0.3:
+    pass
+print(flush=True)
+time.sleep(0.2)
+"""
 
 
 @pytest.fixture
@@ -31,7 +40,7 @@ class Clocks:
         clock.begin()
         for number, each in enumerate(seconds, 1):
             self.now += each
-            if clock.step(number):
+            if clock.step(Work(number)):
                 return clock.steps, number
         return clock.steps, len(seconds)
 
@@ -51,6 +60,12 @@ def test_there_are_as_many_as_the_slowest_wish_of_a_rank_and_the_least_that_is_a
     assert clock_of.run(Timing(1, seconds=1.0, min_steps=4), [1.0] * 20)[1] == 1 + 7
 
 
+def test_counted_steps_are_whole_cycles(clock_of: Clocks) -> None:
+    assert clock_of.run(Timing(1, seconds=1.0, min_steps=1, cycle=5), [1.0] * 20)[1] == 1 + 5
+    clock_of.others = [7]
+    assert clock_of.run(Timing(1, seconds=1.0, min_steps=1, cycle=5), [1.0] * 20)[1] == 1 + 10
+
+
 def test_a_loop_that_ends_too_early_has_no_rate() -> None:
     clock = StepClock(Timing())
     clock.begin()
@@ -59,7 +74,10 @@ def test_a_loop_that_ends_too_early_has_no_rate() -> None:
 
 
 def test_ranks_add_up_their_tokens_and_the_slowest_is_the_time() -> None:
-    ranks = [Steps(30, 2.0, 1.0, (1.0, 1.0), 0, 4.0), Steps(50, 2.5, 1.5, (1.0, 1.5), 0, 4.0)]
+    ranks = [
+        Steps(30, 2.0, 1.0, (0.5, 1.5), 0, 4.0, computed=40, waited=0.2),
+        Steps(50, 2.5, 1.5, (1.0, 1.5), 0, 4.0, computed=60, waited=0.6),
+    ]
     trial = trial_of(ranks)
     assert (trial.amount, trial.seconds, trial.cpu_seconds, trial.rate) == (80, 2.5, 2.5, 32.0)
     assert trial.details == {
@@ -68,8 +86,12 @@ def test_ranks_add_up_their_tokens_and_the_slowest_is_the_time() -> None:
         / len(os.sched_getaffinity(0)),  # four busy seconds, of which 2.5 are their own
         "steps": 2,
         "tokens_per_step": 40.0,
-        "seconds_per_step": 1.0,
+        "seconds_per_step": 1.25,
+        "data_wait_per_step": 0.2,
+        "real_share": 0.8,
     }
+    untold = trial_of([Steps(30, 2.0, 1.0, (1.0, 1.0), 0)]).details
+    assert "real_share" not in untold and "data_wait_per_step" not in untold
 
 
 def test_a_disturbed_run_is_repeated_until_one_is_not() -> None:
@@ -79,10 +101,11 @@ def test_a_disturbed_run_is_repeated_until_one_is_not() -> None:
         share = shares.pop(0)
         return Trial(number, 1.0, details={"others_share": share})
 
-    assert undisturbed(run, 4, said.append)(7).details["others_share"] == 0.01
+    assert undisturbed(run, 4, said.append)(7).details == {"others_share": 0.01, "discarded": [0.5, 0.2]}
     assert said == ["others had 50% of the cores", "others had 20% of the cores"]
     shares[:] = [0.5, 0.3, 0.4, 0.6, 0.0]
-    assert undisturbed(run, 4, said.append)(7).details["others_share"] == 0.3  # the best of four
+    best_of_four = {"others_share": 0.3, "discarded": [0.5, 0.4, 0.6]}
+    assert undisturbed(run, 4, said.append)(7).details == best_of_four
 
 
 def test_work_of_this_process_is_busy_time() -> None:
@@ -90,3 +113,13 @@ def test_work_of_this_process_is_busy_time() -> None:
     while time.process_time() - own < 0.3:
         pass
     assert step_clock.busy_cpu_seconds() - began > 0.2
+
+
+def test_work_of_a_worker_is_its_own_and_not_others() -> None:
+    own = step_clock.own_cpu_seconds()
+    with subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE) as worker:
+        assert worker.stdout is not None
+        worker.stdout.readline()
+        while_living = step_clock.own_cpu_seconds() - own
+    assert while_living > 0.2
+    assert step_clock.own_cpu_seconds() - own >= while_living - 0.02  # clock ticks

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pretrain.data.store import Documents, SpecialIds, StoreLayout, StoreWriter, TokenStore
-from tests.benchmarks.training_text import make_table, mean_tokens, open_samples
+from tests.benchmarks.training_text import make_table, mean_tokens, open_lines, open_samples
 
 CLS, SEP = 2, 3
 # Two documents: sentences of 3, 5 and 1 tokens, and one of 9.
@@ -76,3 +76,15 @@ def test_samples_have_the_columns_of_run_mlm_and_are_written_once(store: TokenSt
     changed = (folder / "state.json").stat().st_mtime_ns
     assert open_samples(tmp_path / "samples", store, "lines", SEQ_LEN)[3] == samples[3]
     assert (folder / "state.json").stat().st_mtime_ns == changed
+
+
+def test_a_store_of_lines_has_the_sentences_as_documents(store: TokenStore, tmp_path: Path) -> None:
+    path = open_lines(tmp_path / "lines", store.path)
+    lines = TokenStore.open(path)
+    split = lines.split("train")
+    assert (split.num_documents, split.num_tokens, lines.special_ids) == (4, 18, store.special_ids)
+    assert ids(lines, "pieces")[2:4] == [[CLS, 17, SEP], [CLS, 18, SEP]]  # no piece is of two sentences
+    assert lines.split("train").block(0).word_starts().all()
+    changed = (path / "manifest.json").stat().st_mtime_ns
+    assert open_lines(tmp_path / "lines", store.path) == path
+    assert (path / "manifest.json").stat().st_mtime_ns == changed

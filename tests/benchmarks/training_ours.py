@@ -7,6 +7,7 @@ there.
 
 import json
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from pretrain.model.heads import mlm_logits
 from pretrain.optim import ShardedOptimizer
 from pretrain.run import train
 from pretrain.signals import StopRequest
-from tests.benchmarks.step_clock import StepClock, Steps, Timing
+from tests.benchmarks.step_clock import StepClock, Steps, Timing, Work
 
 NO_LABEL = -100
 # Over so many steps that the clock, not the recipe, ends the run.
@@ -106,10 +107,7 @@ class _Timed:
 
     def __init__(self, loader: Loader, clock: StepClock, flops: TrainingFlops) -> None:
         self._loader, self._clock, self._flops = loader, clock, flops
-        self._done = (
-            0,
-            0.0,
-        )  # real tokens of this rank and FLOPs of all, of the step that was last asked for
+        self._asked = Work(0)  # of the step that was last asked for
 
     def __iter__(self) -> Iterator[StepBatches]:
         return self
@@ -117,12 +115,19 @@ class _Timed:
     def __next__(self) -> StepBatches:
         if not self._clock.has_begun:
             self._clock.begin()
-        elif self._clock.step(*self._done):
+        elif self._clock.step(self._asked):
             raise _Enough
+        began = time.perf_counter()
         batches = next(self._loader)
+        waited = time.perf_counter() - began
         length = batches.num_tokens / batches.num_samples
         flops = self._flops.step(batches.num_tokens, batches.num_masked, length, batches.num_pairs)
-        self._done = (sum(batch.num_tokens for batch in batches.micro_batches), flops)
+        own = batches.micro_batches
+        tokens, computed = (
+            sum(batch.num_tokens for batch in own),
+            sum(batch.input_ids.numel() for batch in own),
+        )
+        self._asked = Work(tokens, computed, waited, flops)
         return batches
 
     def __enter__(self) -> "_Timed":
@@ -147,7 +152,7 @@ class WholeHead(PretrainingModel):
 
 
 class TorchAdamW(ShardedOptimizer):
-    """torch's foreach AdamW behind its `clip_grad_norm_`, over the same shards."""
+    """torch's fused AdamW behind its `clip_grad_norm_`, as the peers have them, over the same shards."""
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -155,7 +160,7 @@ class TorchAdamW(ShardedOptimizer):
         assert pending is not None and pending.lr is not None
         tensors = [shard.tensor for shard in self.layout.shards]
         if not hasattr(self, "_torch"):
-            self._torch = torch.optim.AdamW(tensors, weight_decay=self.weight_decay, foreach=True)
+            self._torch = torch.optim.AdamW(tensors, weight_decay=self.weight_decay, fused=True)
         self._torch.param_groups[0]["lr"] = pending.lr
         pending.grad_norm = float(torch.nn.utils.clip_grad_norm_(tensors, self.max_grad_norm, foreach=True))
         pending.stepped.update(range(len(tensors)))

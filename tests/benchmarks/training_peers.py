@@ -2,7 +2,8 @@
 
 Each trains `BertForMaskedLM` of our preset's config from random weights, by torch's fused AdamW, on samples that
 `DataCollatorForLanguageModeling` pads and masks, as `run_mlm.py` does. Tokens are counted where the model is called, by
-the attention mask, padding left out.
+the attention mask, padding left out. In bf16 they run under autocast, which casts operator by operator; ours casts
+the weights (FSDP's MixedPrecisionPolicy), so that all but the loss and the optimizer computes in bf16.
 """
 
 import os
@@ -29,10 +30,12 @@ from transformers import (
     TrainingArguments,
 )
 
+from pretrain import cores
+from pretrain.comm import Placement
 from pretrain.data.store import TokenStore
 from pretrain.model.presets import preset_config
 from tests.benchmarks.measure import NotRun
-from tests.benchmarks.step_clock import StepClock, Steps, Timing
+from tests.benchmarks.step_clock import StepClock, Steps, Timing, Work
 from tests.benchmarks.training_text import open_samples
 
 LR, SEED, MAX_STEPS = 1e-4, 7, 100_000
@@ -41,7 +44,8 @@ LR, SEED, MAX_STEPS = 1e-4, 7, 100_000
 @dataclass(frozen=True)
 class PeerRun:
     """`rows` per rank and forward pass, `accumulation` of these a step. `padding`: to the longest sample of a forward
-    pass (the default) or to `seq_len`. `sampling`: Trainer's `train_sampling_strategy`."""
+    pass (the default) or to `seq_len`. `sampling`: Trainer's `train_sampling_strategy`; `workers`: its
+    `dataloader_num_workers`."""
 
     kind: str  # of LOOPS
     form: str  # of the text
@@ -53,11 +57,13 @@ class PeerRun:
     sampling: str = "random"
     precision: str = "fp32"
     stage: int = 2  # of DeepSpeed
+    workers: int = 0
 
 
 def train_peer(store: Path, cache: Path, run: PeerRun, timing: Timing, threads: int) -> Steps:
     """On a rank, collective: a loop until the clock has seen enough of it."""
     torch.set_num_threads(threads)
+    cores.share(here(), _device())
     torch.manual_seed(SEED)
     opened = TokenStore.open(store)
     samples = open_samples(cache, opened, run.form, run.seq_len)
@@ -65,6 +71,12 @@ def train_peer(store: Path, cache: Path, run: PeerRun, timing: Timing, threads: 
     model = make_model(opened, run.preset)
     LOOPS[run.kind](run, model, samples, make_collator(opened, run), clock)
     return clock.reading()
+
+
+def here() -> Placement:
+    """Of this rank, on the one machine of all."""
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    return Placement(rank, rank, ranks, ranks)
 
 
 def make_model(store: TokenStore, preset: str) -> PreTrainedModel:
@@ -81,19 +93,23 @@ def make_collator(store: TokenStore, run: PeerRun) -> DataCollatorForLanguageMod
 
 
 class TokenCount:
-    """Real tokens that a model has seen since the last look."""
+    """What a model has seen since the last look: real tokens, and places with padding."""
 
     def __init__(self, model: nn.Module) -> None:
         self._seen: list[torch.Tensor] = []
+        self._computed = 0
         model.register_forward_pre_hook(self._count, with_kwargs=True)
 
-    def taken(self) -> int:
-        total = int(torch.stack(self._seen).sum())
+    def taken(self) -> Work:
+        work = Work(int(torch.stack(self._seen).sum()), self._computed)
         self._seen.clear()
-        return total
+        self._computed = 0
+        return work
 
     def _count(self, module: nn.Module, arguments: Any, keywords: dict[str, Any]) -> None:
-        self._seen.append(keywords["attention_mask"].sum())
+        mask = keywords["attention_mask"]
+        self._seen.append(mask.sum())
+        self._computed += mask.numel()
 
 
 class _Timer(TrainerCallback):
@@ -116,8 +132,12 @@ def _by_trainer(
     collate: DataCollatorForLanguageModeling,
     clock: StepClock,
 ) -> None:
+    if dist.get_world_size() > 1:
+        _look_launched()
     with tempfile.TemporaryDirectory(prefix="trainer-") as folder:
         arguments = trainer_arguments(run, folder)
+        if arguments.world_size != dist.get_world_size():
+            raise RuntimeError(f"Trainer sees {arguments.world_size} rank(s) of {dist.get_world_size()}.")
         timer = _Timer(clock, TokenCount(model))
         Trainer(
             model=model, args=arguments, train_dataset=samples, data_collator=collate, callbacks=[timer]
@@ -132,6 +152,7 @@ def trainer_arguments(run: PeerRun, folder: str, **others: Any) -> TrainingArgum
             per_device_train_batch_size=run.rows,
             gradient_accumulation_steps=run.accumulation,
             train_sampling_strategy=run.sampling,
+            dataloader_num_workers=run.workers,
             bf16=run.precision == "bf16",
             use_cpu=not torch.cuda.is_available(),
             seed=SEED,
@@ -180,9 +201,7 @@ def _by_accelerate(
     clock: StepClock,
 ) -> None:
     """Its DeepSpeed plugin around the plain loop of its documentation."""
-    rank, ranks = dist.get_rank(), dist.get_world_size()
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-    os.environ |= {"LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    _look_launched()
     os.environ |= {"ACCELERATE_USE_DEEPSPEED": "true"}
     try:
         from accelerate import Accelerator, DeepSpeedPlugin
@@ -213,6 +232,14 @@ def _by_accelerate(
                 optimizer.zero_grad()
         if clock.step(count.taken()):
             return
+
+
+def _look_launched() -> None:
+    """What torchrun would say to accelerate, which joins the process group that is there."""
+    place = here()
+    os.environ |= {"RANK": str(place.rank), "LOCAL_RANK": str(place.local_rank)}
+    os.environ |= {"WORLD_SIZE": str(place.world_size), "LOCAL_WORLD_SIZE": str(place.local_world_size)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 
 def _endless(

@@ -6,9 +6,10 @@
   but what a careful user would give it;
 - `concatenated`: all text end to end, cut every `seq_len` tokens without regard to documents (its default).
 
-Samples have the columns that its tokenizing leaves.
+Samples have the columns that its tokenizing leaves. `open_lines` is for ours: a store whose documents are the lines.
 """
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,15 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep.demo import build_demo_store
-from pretrain.data.store import StoreSplit, TokenStore
+from pretrain.data.store import (
+    SPLITS,
+    Documents,
+    StoreLayout,
+    StoreSplit,
+    StoreWriter,
+    TokenStore,
+    partial_path,
+)
 
 QUICK_BYTES = 3_000_000  # of text
 FORMS = ("lines", "pieces", "concatenated")
@@ -31,6 +40,26 @@ def open_demo(cache: Path, quick: bool) -> Path:
     if not store.exists():
         build_demo_store(store, num_bytes=QUICK_BYTES if quick else None)
     return store
+
+
+def open_lines(cache: Path, path: Path) -> Path:
+    """A store beside that at `path` in which each sentence is a document, written to the cache unless it is there."""
+    store = TokenStore.open(path)
+    lines = cache / f"lines-store-{store.fingerprint[:16]}"
+    if lines.exists():
+        return lines
+    shutil.rmtree(partial_path(lines), ignore_errors=True)  # of a start that was killed
+    about = store.manifest
+    layout = StoreLayout(about.vocab_size, about.special_ids, about.all_special_ids, about.block_tokens)
+    with StoreWriter(lines, layout) as writer:
+        shutil.copytree(store.tokenizer_path, writer.tokenizer_path, dirs_exist_ok=True)
+        for split in SPLITS:
+            for block in map(store.split(split).block, range(store.split(split).num_blocks)):
+                lengths = block.sentence_lengths
+                documents = Documents(block.tokens, lengths, np.ones_like(lengths), block.word_starts())
+                writer.add(split, documents)
+        writer.finish({"options": {}})
+    return lines
 
 
 def open_samples(
