@@ -16,11 +16,17 @@ from pretrain.errors import error_of
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
-def build_demo_store(output: str | Path, *, workers: int | None = None, num_bytes: int | None = None) -> Path:
+def build_demo_store(
+    output: str | Path,
+    *,
+    workers: int | None = None,
+    num_bytes: int | None = None,
+    vocab_size: int | None = None,
+) -> Path:
     """The demo store at `output`, built unless it is there already; call it from one rank only.
 
-    `num_bytes`: at most so much of its text. May be killed at any point and called again; if another process is
-    building the same store, waits for it.
+    `num_bytes`: at most so much of its text; `vocab_size`: entries of its tokenizer, few unless said. May be killed at
+    any point and called again; if another process is building the same store, waits for it.
     Raises PretrainError with the build's exit code; the build has said why on stderr.
     """
     output = Path(output).absolute()
@@ -29,6 +35,8 @@ def build_demo_store(output: str | Path, *, workers: int | None = None, num_byte
         command += ["--workers", str(workers)]
     if num_bytes is not None:
         command += ["--demo-bytes", str(num_bytes)]
+    if vocab_size is not None:
+        command += ["--vocab-size", str(vocab_size)]
     # `-m` looks in the working folder first: this also finds the package in a checkout that is not installed.
     prctl = ctypes.CDLL(None).prctl  # looked up here: between fork and exec it is too late for that
     result = subprocess.run(

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep.demo import build_demo_store
+from data_prep.options import DEFAULT_VOCAB_SIZE
 from pretrain.data.store import (
     SPLITS,
     Documents,
@@ -34,11 +35,13 @@ _EDGES = 2  # [CLS] and [SEP]
 
 
 def open_demo(cache: Path, quick: bool) -> Path:
-    """The demo store in the cache, built unless it is there; a small one for the quick forms."""
+    """The demo text in the cache as a store with a vocabulary of BERT's size, built unless it is there; for the quick
+    forms some of the text with the demo's own small vocabulary."""
     cache.mkdir(parents=True, exist_ok=True)
-    store = cache / "demo-store"
+    vocab_size = None if quick else DEFAULT_VOCAB_SIZE
+    store = cache / f"demo-store-{vocab_size or 'quick'}"
     if not store.exists():
-        build_demo_store(store, num_bytes=QUICK_BYTES if quick else None)
+        build_demo_store(store, num_bytes=QUICK_BYTES if quick else None, vocab_size=vocab_size)
     return store
 
 

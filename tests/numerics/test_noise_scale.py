@@ -39,14 +39,14 @@ ALL: tuple[tuple[BackendName, str], ...] = (
     ("deepspeed", "zero0_bf16"),  # whose autocast stays switched on
 )
 SAMPLE = (
-    *(("fsdp", name) for name in ("zero1_bf16", "fp16", "zero3")),
-    *(("deepspeed", name) for name in ("zero2", "zero0", "sub_groups")),
+    *(("fsdp", name) for name in ("fp16", "zero3")),
+    *(("deepspeed", name) for name in ("zero2", "sub_groups")),
 )
 # Stands still, so that all steps' gradients are drawn from one distribution.
-STEPS, ROWS = 20, 32
+STEPS, FEW_STEPS, ROWS = 20, 3, 32
 STILL = (
-    *("optimizer.lr=1e-12", "model.dropout=0.0", "log.noise_every=1"),
-    *(f"train.steps={STEPS}", f"train.global_batch={ROWS}"),
+    *("optimizer.lr=1e-12", "schedule.warmup=1", "model.dropout=0.0", "log.noise_every=1"),
+    f"train.global_batch={ROWS}",
 )
 STILL_RUNS: tuple[tuple[BackendName, str, int], ...] = (("fsdp", "zero2", 4), ("deepspeed", "zero2", 16))
 
@@ -112,7 +112,7 @@ def test_there_is_a_measurement_of_every_second_step(
         assert averages is not None and averages.measurements == len(due)
         norms[backend, name] = [record["noise_small_grad_norm"] for record in due]
     exact = [found for (_, name), found in norms.items() if "16" not in name]
-    assert len(exact) > 3
+    assert len(exact) > 2
     assert all(relative(exact[0], each) < 1e-4 for each in exact)
     assert any(record["skipped"] for record in records(folder / "fsdp-fp16-on"))
 
@@ -148,7 +148,13 @@ def mean_gradient(rows: list[RowGradient]) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def row_gradients(folder: Path) -> list[RowGradient]:
+def steps(in_full: bool) -> int:
+    """Of the runs that stand still; estimates need many."""
+    return STEPS if in_full else FEW_STEPS
+
+
+@pytest.fixture(scope="module")
+def row_gradients(folder: Path, steps: int) -> list[RowGradient]:
     """All rows of a run that stands still, one by one, by plain autograd in one process."""
     recipe = resolve(
         recipe_path=folder / "recipe.toml",
@@ -160,9 +166,9 @@ def row_gradients(folder: Path) -> list[RowGradient]:
     store = TokenStore.open(folder / "store")
     model = build_encoder(recipe, store).double().eval()
     weights = list(model.encoder.parameters())
-    rows = row_stream(store, "train", sampling_options(recipe), SEED).step(Cursor(0, 0, 0), ROWS * STEPS)
+    rows = row_stream(store, "train", sampling_options(recipe), SEED).step(Cursor(0, 0, 0), ROWS * steps)
     found = []
-    for index in range(ROWS * STEPS):
+    for index in range(ROWS * steps):
         batch = rows.batch(index, 1)
         flat = []
         for loss in model(batch):
@@ -178,10 +184,15 @@ def row_gradients(folder: Path) -> list[RowGradient]:
 
 
 @pytest.fixture(scope="module")
-def still(folder: Path) -> Callable[[BackendName], list[dict[str, Any]]]:
+def still(folder: Path, steps: int) -> Callable[[BackendName], list[dict[str, Any]]]:
     """The records of the runs that stand still; with 16 rows in a micro-batch a step has but one on each rank."""
     starts = [
-        Start(folder / f"still-{backend}", backend, name, (*STILL, f"train.micro_batch={micro_batch}"))
+        Start(
+            folder / f"still-{backend}",
+            backend,
+            name,
+            (*STILL, f"train.steps={steps}", f"train.micro_batch={micro_batch}"),
+        )
         for backend, name, micro_batch in STILL_RUNS
     ]
     assert run_ranks(start, 2, folder, starts, timeout=400.0)[0] == [Ending(0)] * len(starts)
@@ -205,10 +216,17 @@ def test_norms_are_those_of_the_rows_own_gradients(
 
 @pytest.mark.parametrize(("backend", "engine", "micro_batch"), STILL_RUNS)
 def test_estimates_are_near_trace_and_gradient_of_the_rows(
-    row_gradients: list[RowGradient], still: Any, backend: BackendName, engine: str, micro_batch: int
+    row_gradients: list[RowGradient],
+    still: Any,
+    backend: BackendName,
+    engine: str,
+    micro_batch: int,
+    in_full: bool,
 ) -> None:
     """Within four standard errors. A mean over masked tokens moves by (g - m * G) / (mean of m) with a row that has m
     of them and whose losses' gradient is g; so does the one over pairs, and their covariance is that of the rows."""
+    if not in_full:
+        pytest.skip("in full: as many steps as an estimate needs")
     count = len(row_gradients)
     masked, pairs = (sum(getattr(r, name) for r in row_gradients) / count for name in ("masked", "pairs"))
     mlm, nsp = (np.mean([getattr(r, name) for r in row_gradients], 0) for name in ("mlm", "nsp"))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pretrain.data.batches import Batch
-from pretrain.plan import planning
+from pretrain.plan import fitting, planning
 from pretrain.plan.passes import Passes
 from tests.command.runs import STORE, command
 from tests.worlds import ROOT
@@ -123,10 +123,12 @@ def test_out_of_memory_ends_one_way_and_not_the_search(
 
 
 def test_the_tables_end_with_what_to_type(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, whole_search: None
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, whole_search: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ds_config = tmp_path / "ds.json"
     ds_config.write_text(json.dumps({"gradient_accumulation_steps": 4}))
+    few = {name: fitting.LADDER[name] for name in ("bert-tiny", "bert-mini")}
+    monkeypatch.setattr(fitting, "LADDER", few)  # each size is traced under each stage
     arguments = (*TINY, *QUICK, "--fits", "--memory=0.6", "--ds_config", ds_config)
     assert command("plan", *arguments) == 0
     captured = capsys.readouterr()
