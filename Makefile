@@ -54,7 +54,7 @@ bench: environment ## training beside its peers, by part, engine and operator; a
 	python -m tests.benchmarks.backends --cache $(BENCH) --output tests/benchmarks/results/backends.json
 	python -m tests.benchmarks.operators --cache $(BENCH) --output tests/benchmarks/results/operators.json
 
-bench-loss: environment ## the time to a held-out loss beside HF Trainer; an hour
+bench-loss: environment ## the time to a held-out loss beside HF Trainer; about 70 minutes
 	python -m tests.benchmarks.time_to_loss --cache $(BENCH) --output tests/benchmarks/results/time_to_loss.json
 
 bench-gpu: environment ## the optimizer step and training on this machine's GPUs, beside their peers; an hour
