@@ -164,6 +164,8 @@ def test_operators(cache: Path) -> None:
     shares = cell["shares"]
     assert cell["seconds"] > 0 and all(share >= 0 for share in shares.values())
     assert sum(shares.values()) < 1.1 and min(shares["matrix products"], shares["dropout"]) > 0
+    assert cell["flops"]["matrix products"] > cell["flops"]["attention"] > 0
+    assert sum(cell["seconds_by_kind"].values()) > 0 and "at the ceiling" in printed
     assert "no operator" in printed and "no operator" in (cache / "results" / "operators.md").read_text()
 
 
