@@ -246,18 +246,19 @@ def engines_of(course: Course, cell: Cell) -> tuple[Peer, ...]:
 
 
 def other(course: Course, part: Part, arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """The document of another benchmark, or why there is none."""
+    """The document of another benchmark, as far as it came, and why it came no farther."""
     folder = arguments.cache if arguments.output is None else arguments.output.parent
     output = folder / f"gpu_{part.module}.json"
+    output.unlink(missing_ok=True)
     command = [sys.executable, "-m", f"tests.benchmarks.{part.module}", *part.options]
+    found: dict[str, Any] = {}
     try:
         printed = launched([*command, "--output", str(output)], course.seconds(), folder)
     except NotRun as error:
-        console.print(f"{part.name}: not run: {error}", highlight=False, markup=False)
-        return {"not_run": str(error)}
+        printed = f"{part.name}: not run, or not to its end: {error}"
+        found["not_run"] = str(error)
     console.print(printed, highlight=False, markup=False)
-    found: dict[str, Any] = json.loads(output.read_text())
-    return found
+    return found | (json.loads(output.read_text()) if output.exists() else {})
 
 
 if __name__ == "__main__":

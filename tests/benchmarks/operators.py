@@ -63,7 +63,7 @@ KINDS = {
     "copies": ("copy", "aten::cat", "fill_", "zero_", "clone", "split", "memcpy", "memset", "fillfunctor"),
     "elementwise": (
         *("mul", "add", "div", "sum", "where", "neg", "eq", "sub", "sqrt", "pow", "bitwise", "masked_fill"),
-        *("triton", "elementwise", "reduce_kernel"),
+        *("triton", "cpp_fused", "elementwise", "reduce_kernel"),
     ),
 }
 # Names that parts of others would mislead about.
@@ -274,7 +274,7 @@ def _gap_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
     gaps = sorted(gaps_of(found).items(), key=lambda item: item[1][1] - item[1][0])
     flops = found["flops"]
     whole = (found["seconds"], sum(ideal for _, (_, ideal) in gaps))
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for kind, (spent, ideal) in (*gaps, ("a step", whole)):
         work = sum(flops.values()) if kind == "a step" else flops.get(kind)
         rate = work / spent if work and spent else None
