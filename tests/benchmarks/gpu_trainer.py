@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForMaskedLM, PreTrainedModel, Trainer, TrainerCallback
+from transformers.training_args import ParallelMode
 
 from pretrain import comm
 from pretrain.data.store import TokenStore
@@ -93,6 +94,8 @@ def train_trainer(store: Path, cache: Path, run: TrainerRun, timing: Timing) -> 
         # The last rows of an epoch would be of another shape, and compiled anew.
         arguments = trainer_arguments(run, folder, torch_compile=run.compile, dataloader_drop_last=True)
         arguments.dataloader_num_workers = run.workers
+        if (arguments.parallel_mode == ParallelMode.DISTRIBUTED) != (ranks > 1):
+            raise RuntimeError(f"On {ranks} rank(s) Trainer is {arguments.parallel_mode}: see gpu_rank.py.")
         clocked.trainer = CountingTrainer(
             model=model,
             args=arguments,

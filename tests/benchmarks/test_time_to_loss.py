@@ -9,17 +9,19 @@ import pytest
 
 from tests.benchmarks import loss_runs, time_to_loss
 from tests.benchmarks.loss_runs import Course, Task, Trained
-from tests.benchmarks.time_to_loss import OURS, SIZES, TRAINER, Runs, searched, sentences, stages_of
+from tests.benchmarks.time_to_loss import OURS, SEEDS, SIZES, TRAINER, Runs, searched, sentences, stages_of
 
 COURSE = Course(Path(), Path(), Path(), "bert-tiny", 32, 16, 1)
 PACES = {"HF Trainer": 0.1, "ours": 0.01}  # seconds a step
 
 
 def made_up(course: Course, name: str, on_rank: Any, task: Task) -> Trained:
-    """Best at a rate of 1/125 of any optimizer, 64 rows, concatenated text, beta2 of 0.98; less with every step."""
+    """Best at a rate of 1/125 of any optimizer, 64 rows, concatenated text, beta2 of 0.98; less with every step; ours
+    is unlucky with the second seed."""
     choice = task.choice
     loss = 8 - math.log10(task.steps) + abs(math.log2(choice.lr * 125)) / 10 + (choice.rows != 64)
     loss += (choice.form == "lines") - 0.5 * (choice.form == "concatenated") + 10 * (0.98 - choice.beta2)
+    loss += 0.05 * (name == "ours" and task.seed == SEEDS[1])
     return Trained(name, choice, task.seed, task.steps, task.steps * PACES[name], 0.0, loss, loss + 1)
 
 
@@ -61,7 +63,7 @@ def test_stated_ratio_is_the_smaller_of_two_seeds(runs: Runs) -> None:
 
 def test_other_order_for_the_other_seed(runs: Runs) -> None:
     list(stages_of(runs, SIZES[False]))
-    after = [run.name for run in runs.done if run.seed == time_to_loss.SEEDS[1]]
+    after = [run.name for run in runs.done if run.seed == SEEDS[1]]
     assert after[:2] == ["ours", "HF Trainer"]
 
 

@@ -104,7 +104,7 @@ OURS = Side(
     ),
 )
 SIZES = {
-    False: Size("bert-mini", 128, 600.0, 0.1, 20, 512, 2, MOST_RATES, 8, MOST_RUNS, TRAINER, OURS),
+    False: Size("bert-mini", 128, 600.0, 0.1, 60, 512, 2, MOST_RATES, 8, MOST_RUNS, TRAINER, OURS),
     True: Size(
         "bert-tiny",
         32,
