@@ -54,13 +54,11 @@ bench: environment ## training beside its peers, by part, engine and operator; a
 	python -m tests.benchmarks.backends --cache $(BENCH) --output tests/benchmarks/results/backends.json
 	python -m tests.benchmarks.operators --cache $(BENCH) --output tests/benchmarks/results/operators.json
 
-bench-loss: environment ## the time to a held-out loss beside HF Trainer; an hour
+bench-loss: environment ## the time to a held-out loss beside HF Trainer; about 70 minutes
 	python -m tests.benchmarks.time_to_loss --cache $(BENCH) --output tests/benchmarks/results/time_to_loss.json
 
-bench-gpu: environment ## the optimizer step and training on this machine's GPUs, beside their peers; an hour
-	python -m tests.benchmarks.optimizer --device cuda --output tests/benchmarks/results/optimizer_gpu.json
+bench-gpu: environment ## training on this machine's GPUs beside its peers, half an hour; without one, everything tried on the CPU
 	python -m tests.benchmarks.gpu --cache $(BENCH) --output tests/benchmarks/results/gpu.json
-	python -m tests.benchmarks.operators --cache $(BENCH) --output tests/benchmarks/results/gpu_operators.json
 
 bench-data: environment ## data_prep and batch making beside their peers; about a quarter of an hour
 	python -m tests.benchmarks.data_prep --cache $(BENCH) $(if $(MEGATRON),--megatron $(MEGATRON)) --output tests/benchmarks/results/data_prep.json

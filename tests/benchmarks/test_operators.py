@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.benchmarks.operators import OTHER, kind_of
+from tests.benchmarks.operator_kinds import NO_OPERATOR, OPTIMIZER, OTHER, kind_of
+from tests.benchmarks.operators import gaps_as_markdown, gaps_of
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,51 @@ from tests.benchmarks.operators import OTHER, kind_of
         ("triton_poi_fused_add_mul_1", "elementwise"),
         ("Memcpy HtoD (Pinned -> Device)", "copies"),
         ("aten::view", OTHER),
+        ("_write_updates", "optimizer"),
+        ("_sums_of_runs", "optimizer"),
+        ("fmha_cutlassF_bf16_aligned_64x64_rf_sm80", "attention"),
+        (
+            "void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<float>>",
+            "elementwise",
+        ),
+        (
+            "void at::native::(anonymous namespace)::cunn_SoftMaxForward<4, float>",
+            "embeddings, head and loss",
+        ),
+        ("void at::native::(anonymous namespace)::GammaBetaBackwardCUDAKernel", "normalization"),
     ],
 )
 def test_kinds(name: str, kind: str) -> None:
     assert kind_of(name) == kind
+
+
+def test_gaps_add_up_to_the_step() -> None:
+    """By hand: a step of 100 ms, of which products would take 40 ms at the ceiling, attention 10, the optimizer 5."""
+    found = {
+        "seconds": 0.1,
+        "seconds_by_kind": {
+            "matrix products": 0.05,
+            "attention": 0.02,
+            OPTIMIZER: 0.01,
+            "dropout": 0.0,
+            OTHER: 0.005,
+        },
+        "flops": {"matrix products": 4e12, "attention": 1e12},
+        "product_flops": 1e14,
+        "optimizer_bytes": 5e9,
+        "copy_bytes_per_second": 1e12,
+    }
+    gaps = gaps_of(found)
+    assert gaps["matrix products"] == pytest.approx((0.05, 0.04))
+    assert gaps["attention"] == pytest.approx((0.02, 0.01)) and gaps[OPTIMIZER] == pytest.approx(
+        (0.01, 0.005)
+    )
+    assert (
+        gaps[OTHER] == (0.005, 0.0)
+        and gaps[NO_OPERATOR] == pytest.approx((0.015, 0.0))
+        and "dropout" not in gaps
+    )
+    assert sum(spent for spent, _ in gaps.values()) == pytest.approx(0.1)
+    table = gaps_as_markdown("a cell", found)
+    assert "| matrix products | 50.00 | 40.00 | 10.00 | 10.0% | 80 | 80.0% |" in table
+    assert "| a step | 100.00 | 55.00 | 45.00 | 45.0% | 50 | 50.0% |" in table

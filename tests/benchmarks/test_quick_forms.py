@@ -180,6 +180,8 @@ def test_operators(cache: Path) -> None:
     shares = cell["shares"]
     assert cell["seconds"] > 0 and all(share >= 0 for share in shares.values())
     assert sum(shares.values()) < 1.1 and min(shares["matrix products"], shares["dropout"]) > 0
+    assert cell["flops"]["matrix products"] > cell["flops"]["attention"] > 0
+    assert sum(cell["seconds_by_kind"].values()) > 0 and "at the ceiling" in printed
     assert "no operator" in printed and "no operator" in (cache / "results" / "operators.md").read_text()
 
 
@@ -187,8 +189,11 @@ def test_operators(cache: Path) -> None:
 def test_time_to_loss(cache: Path) -> None:
     found, printed = quick("time_to_loss", cache)
     uniform = math.log(2048)
-    assert all(0 < run["loss"] < uniform + 0.5 for run in (found["trainer"], *found["tries"], *found["ours"]))
-    assert found["trainer"]["steps"] > 2 and "asked: 4" in printed
+    runs = [*found["trainer_tries"], *found["our_tries"], *found["trainer_whole"], *found["our_runs"][0]]
+    assert all(0 < run["loss"] < uniform + 0.5 and 0 < run["loss_of_lines"] < uniform + 0.5 for run in runs)
+    assert {run["name"] for run in runs} == {"HF Trainer", "ours"}
+    assert all(run["others_share"] >= 0 for run in runs)
+    assert found["targets"][0]["steps"] > 2 and "asked: 4" in printed
 
 
 @pytest.mark.slow
