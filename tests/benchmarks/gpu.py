@@ -202,7 +202,7 @@ def parts_of(course: Course, size: Size, quick: bool) -> list[Part]:
 def peers_of(course: Course, cell: Cell, is_whole: bool) -> tuple[Peer, ...]:
     """Ours and Trainer with the same choices; unless `is_whole` the best of them."""
     ours, theirs = partial(course.ours, cell), partial(course.theirs, cell)
-    rich: dict[str, Any] = {"attention_dropout": False, "workers": WORKERS}
+    rich: dict[str, Any] = {"attention_dropout": False, "workers": WORKERS, "tuned": True}
     plain, compiled = "no attention dropout", "no attention dropout, compiled"
     best = (
         Peer(f"ours, {compiled}", ours(PLAIN, COMPILED)),

