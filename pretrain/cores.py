@@ -18,14 +18,15 @@ _TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
 def share(place: Placement, device: torch.device) -> None:
-    """Where ranks compute on the cores of a machine, each keeps to a part of its own from now on; collective.
+    """Where ranks compute on the cores of a machine, each keeps to a part of its own from now on; collective, of ranks
+    on devices of one kind.
 
     Ranks that a launcher has bound already stay where they are, with as many threads as they have cores.
     """
-    own, host = frozenset(os.sched_getaffinity(0)), socket.gethostname()
-    everybody = comm.all_gather_objects((host, own))
     if device.type != "cpu":
         return
+    own, host = frozenset(os.sched_getaffinity(0)), socket.gethostname()
+    everybody = comm.all_gather_objects((host, own))
     here = [rank for rank, (name, _) in enumerate(everybody) if name == host]
     if len(here) == 1:
         return

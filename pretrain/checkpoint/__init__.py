@@ -13,7 +13,6 @@ from pretrain.checkpoint.commit import point_best, point_latest, set_aside_beyon
 from pretrain.checkpoint.course import (
     check_same_course,
     differences,
-    is_bitwise,
     is_same_course,
     recipe_changes,
 )
@@ -47,7 +46,6 @@ __all__ = [
     "export_model",
     "find_best",
     "find_checkpoint",
-    "is_bitwise",
     "is_same_course",
     "load_checkpoint",
     "point_best",

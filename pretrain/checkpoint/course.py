@@ -100,11 +100,6 @@ def _check_same_blend(folder: Path, saved: list[SavedStore], now: list[SavedStor
     )
 
 
-def is_bitwise(saved: RunState, now: RunState) -> bool:
-    """Whether the run goes on in every bit: same backend, stage, ranks, cut, precision and versions."""
-    return saved.written_by == now.written_by
-
-
 def is_same_course(changes: list[str]) -> bool:
     """Whether none of these `recipe_changes` has a part in what is computed."""
     return all(change.startswith(NOT_OF_THE_COURSE) for change in changes)
