@@ -48,14 +48,15 @@ SEEDS = (SEED, SEED + 1)
 # Of Trainer's seconds: what our first run is meant to take, and by how much the next one is longer.
 FIRST_SHARE, GROWTH = 1 / 8, 1.25
 MOST_RATES = 6  # of one search
-_LR_TIMES = "lr_times"
+_LR_TIMES, _ROWS_TIMES = "lr_times", "rows_times"
 
 Stages = tuple[tuple[Mapping[str, Any], ...], ...]
 
 
 @dataclass(frozen=True)
 class Side:
-    """`stages`: alternatives to what was best so far, one stage after the other; `lr_times` multiplies its rate."""
+    """`stages`: alternatives to what was best so far, one stage after the other; `lr_times` and `rows_times` multiply
+    what it has."""
 
     name: str
     on_rank: RankFunction
@@ -81,7 +82,7 @@ class Size:
     ours: Side
 
 
-_ROWS = ({"rows": 64}, {"rows": 64, _LR_TIMES: 2.0})
+_ROWS = ({_ROWS_TIMES: 0.5}, {_ROWS_TIMES: 2.0})
 TRAINER = Side(
     "HF Trainer",
     trainer_run,
@@ -104,7 +105,7 @@ OURS = Side(
     ),
 )
 SIZES = {
-    False: Size("bert-mini", 128, 600.0, 0.1, 60, 512, 2, MOST_RATES, 8, MOST_RUNS, TRAINER, OURS),
+    False: Size("bert-mini", 128, 600.0, 0.1, 10, 512, 2, MOST_RATES, 8, MOST_RUNS, TRAINER, OURS),
     True: Size(
         "bert-tiny",
         32,
@@ -224,8 +225,10 @@ def searched(runs: Runs, size: Size, side: Side) -> list[Trained]:
 
 def changed(choice: Choice, change: Mapping[str, Any]) -> Choice:
     """A choice with some of it changed."""
-    others = {name: value for name, value in change.items() if name != _LR_TIMES}
-    return replace(choice, lr=choice.lr * change.get(_LR_TIMES, 1.0), **others)
+    others = {name: value for name, value in change.items() if name not in (_LR_TIMES, _ROWS_TIMES)}
+    found = replace(choice, **others)
+    rows = round(found.rows * change.get(_ROWS_TIMES, 1.0))
+    return replace(found, lr=found.lr * change.get(_LR_TIMES, 1.0), rows=rows)
 
 
 def best_of(runs: Sequence[Trained]) -> Trained:
