@@ -12,7 +12,13 @@ import torch
 from rich.console import Console
 
 from pretrain.command.line import Command
-from pretrain.command.plan_scale import add_scale_arguments, asked_scale, measured_run, settle_gpus
+from pretrain.command.plan_scale import (
+    add_scale_arguments,
+    asked_scale,
+    check_scale_arguments,
+    measured_run,
+    settle_gpus,
+)
 from pretrain.errors import UsageError
 from pretrain.plan import Asked, Rate, make_plan, measured_rate, open_corpus, sample_names
 from pretrain.plan.candidates import tune
@@ -47,7 +53,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "would go on from, as the run does that goes on with another number of ranks."
     )
     parser.add_argument("--ranks", metavar="N", type=int, help="of the run (default: the GPUs here, or 1)")
-    parser.add_argument("--nodes", metavar="N", type=int, help="machines that share them (default: 1)")
+    parser.add_argument(
+        "--nodes",
+        metavar="N",
+        type=int,
+        help="machines that share them (default: 1; of --gpus, 8 to a machine)",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="of the run (default: what is here)")
     parser.add_argument(
         "--memory",
@@ -135,6 +146,7 @@ def _say(found: Trial | NotTried) -> None:
 
 
 def _asked(arguments: argparse.Namespace) -> Asked:
+    check_scale_arguments(arguments)
     settle_gpus(arguments)
     gpus = torch.cuda.device_count()
     ranks = arguments.ranks if arguments.ranks is not None else max(1, gpus)
@@ -143,9 +155,9 @@ def _asked(arguments: argparse.Namespace) -> Asked:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name} is {value}: give 1 or more.")
-    for name in ("memory", "tokens_per_second", "seconds"):
+    for name, scale in (("memory", _GIB), ("tokens_per_second", 1), ("seconds", 1)):
         value = getattr(arguments, name)
-        if value is not None and not (isfinite(value) and value > 0):
+        if value is not None and not (isfinite(value * scale) and value > 0):
             raise UsageError(f"--{name.replace('_', '-')} is {value:g}: give a number above 0.")
     if arguments.nodes > ranks:
         raise UsageError(
@@ -153,6 +165,12 @@ def _asked(arguments: argparse.Namespace) -> Asked:
         )
     if arguments.samples is not None and (arguments.fits or arguments.tune):
         raise UsageError("--samples lists a step and nothing else: leave out --fits and --tune.")
+    if arguments.tune and device == "cuda" and not gpus:
+        otherwise = "" if arguments.gpus else ", or say --device cpu for a run on CPUs"
+        raise UsageError(
+            "--tune measures on this machine, which has no GPU that torch can use: run it on a node of the run"
+            f"{otherwise}; --fits says without measuring what fits."
+        )
     config = resolved(arguments, ranks, earlier_cut(chosen_output(arguments), arguments.resume))
     per_node = -(-ranks // arguments.nodes)
     rate = _rate(arguments)

@@ -81,22 +81,19 @@ def add_scale_arguments(parser: argparse.ArgumentParser) -> None:
         "--measured-ranks",
         metavar="N",
         type=int,
-        help="whose rate --tokens-per-second is, of this very run; or whose --mfu (default: 1)",
+        help="whose rate --tokens-per-second is, of this very run; or whose --mfu (default of --mfu: 1)",
     )
     for each in _FIGURES:
         said = f"{each.label} (default: {each.default:g}, {each.of})"
         parser.add_argument(each.option, metavar=each.metavar, type=float, help=said)
 
 
-def settle_gpus(arguments: argparse.Namespace) -> None:
-    """Puts what --gpus says into ranks, device and nodes.
-
-    Raises UsageError where they say otherwise, and where something is said of GPUs that are not asked for.
-    """
-    _check(arguments)
-    gpus = arguments.gpus
+def check_scale_arguments(arguments: argparse.Namespace) -> None:
+    """Raises UsageError for what no GPUs can have, for what is said otherwise than --gpus says it, and where something
+    is said of GPUs that are not asked for."""
+    _check_figures(arguments)
+    gpus, nodes = arguments.gpus, arguments.nodes
     if gpus is None:
-        arguments.nodes = 1 if arguments.nodes is None else arguments.nodes
         for name in _NEEDS_GPUS:
             if getattr(arguments, name) is not None:
                 raise UsageError(f"--{name.replace('_', '-')} is of the GPUs of --gpus: give --gpus N too.")
@@ -107,11 +104,28 @@ def settle_gpus(arguments: argparse.Namespace) -> None:
         )
     if arguments.device == "cpu":
         raise UsageError("--gpus asks for GPUs and --device for cpu: leave one of them out.")
+    if nodes is None:
+        nodes = ceil(gpus / GPUS_PER_NODE)
+    if nodes > 0 and gpus % nodes:
+        raise UsageError(
+            f"--gpus is {gpus}, which is not as many on each of {nodes} nodes: say another number, or by --nodes how "
+            "many nodes share them."
+        )
+
+
+def settle_gpus(arguments: argparse.Namespace) -> None:
+    """Puts what --gpus says, and has been checked, into ranks, device, nodes and gpus_per_node."""
+    gpus, nodes = arguments.gpus, arguments.nodes
+    if gpus is None:
+        arguments.nodes = 1 if nodes is None else nodes
+        return
+    # A measured run may have more ranks than are planned: a node has room for 8 unless --nodes says otherwise.
+    arguments.gpus_per_node = GPUS_PER_NODE if nodes is None else max(1, gpus // max(1, nodes))
+    arguments.nodes = ceil(gpus / GPUS_PER_NODE) if nodes is None else nodes
     arguments.ranks, arguments.device = gpus, "cuda"
-    arguments.nodes = ceil(gpus / GPUS_PER_NODE) if arguments.nodes is None else arguments.nodes
 
 
-def _check(arguments: argparse.Namespace) -> None:
+def _check_figures(arguments: argparse.Namespace) -> None:
     for name in ("gpus", "measured_ranks"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
@@ -138,9 +152,6 @@ def asked_scale(arguments: argparse.Namespace, said_peak_tflops: float | None) -
     if arguments.measured_run is not None and arguments.measured_ranks is not None:
         raise UsageError("--measured-ranks is not of --run, whose config.json says its ranks: leave it out.")
     goes_by_mfu = not goes_by_rate and arguments.measured_run is None
-    # A measured run may have more ranks than are planned: a node has room for 8 unless --nodes says otherwise.
-    is_usual = arguments.nodes == ceil(arguments.gpus / GPUS_PER_NODE)
-    per_node = GPUS_PER_NODE if is_usual else ceil(arguments.gpus / arguments.nodes)
     inside, between, latency, memory, disk = (
         _value(arguments, each) for each in (_INSIDE, _BETWEEN, _LATENCY, _MEMORY, _DISK)
     )
@@ -149,7 +160,7 @@ def asked_scale(arguments: argparse.Namespace, said_peak_tflops: float | None) -
             inside=Link(inside * _GB, _HOP_INSIDE_US * _MICROSECOND),
             between=Link(between * _GB, latency * _MICROSECOND),
         ),
-        ranks_per_node=per_node,
+        ranks_per_node=arguments.gpus_per_node,
         memory_bytes_per_second=memory * _GB,
         copy_bytes_per_second=_COPY * _GB,
         disk_bytes_per_second=disk * _GB,
@@ -159,7 +170,7 @@ def asked_scale(arguments: argparse.Namespace, said_peak_tflops: float | None) -
         mfu=_MFU if arguments.mfu is None else arguments.mfu,
         peak_flops=_peak(said_peak_tflops),
         measured_ranks=arguments.measured_ranks or 1,
-        assumptions=tuple(_assumptions(arguments, per_node, goes_by_mfu)),
+        assumptions=tuple(_assumptions(arguments, said_peak_tflops, goes_by_mfu)),
     )
 
 
@@ -181,8 +192,15 @@ def _peak(said_tflops: float | None) -> float | None:
     return comm.peak_flops(torch.device("cuda")) if torch.cuda.is_available() else None
 
 
-def _assumptions(arguments: argparse.Namespace, per_node: int, goes_by_mfu: bool) -> list[Setting]:
-    found = [Setting("GPUs of a node", per_node, "--gpus over --nodes (default: 8 to a node)")]
+def _assumptions(
+    arguments: argparse.Namespace, said_peak_tflops: float | None, goes_by_mfu: bool
+) -> list[Setting]:
+    per_node = arguments.gpus_per_node
+    found = [Setting("GPUs of a node, at most", per_node, "--gpus over --nodes (default: 8 to a node)")]
+    peak = _peak(said_peak_tflops)
+    if peak is not None:
+        origin = "the GPU here, by its data sheet" if said_peak_tflops is None else "log.peak_tflops"
+        found.append(Setting("peak of one GPU, of which MFU is a share", f"{peak / 1e12:g} TFLOP/s", origin))
     if goes_by_mfu:
         is_said = arguments.mfu is not None
         of = f"MFU of whole steps on {arguments.measured_ranks or 1} GPU(s), nothing recomputed"

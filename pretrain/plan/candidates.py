@@ -59,14 +59,10 @@ class Tuning:
 
 
 def tune(plan: Plan, corpus: Corpus, seconds: float, say: Callable[[Trial | NotTried], None]) -> Tuning:
-    """Each candidate is timed for so many seconds. Raises UsageError where this machine is not what the run is on."""
+    """Each candidate is timed for so many seconds, on a device of the run's kind, which has to be here. Raises
+    UsageError where the recipe compiles and nothing here can."""
     asked, recipe = plan.asked, plan.asked.config.recipe
     device = torch.device(asked.device)
-    if asked.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError(
-            "--tune measures on this machine, which has no GPU that torch can use: run it on a node of the run, or "
-            "say --device cpu for a run on CPUs; --fits says without measuring what fits."
-        )
     missing = comm.missing_for_compiling(device) if recipe.train.compile else None
     if missing is not None:
         raise UsageError(f"train.compile needs {missing} on this machine: install it, or say false.")

@@ -82,28 +82,18 @@ class Exchange:
         return seconds(num_bytes, self.group, network) if num_bytes else 0.0
 
 
-@dataclass(frozen=True)
-class Overlap:
-    """What of an engine decides how its exchanges go, besides what decides its memory. `second_group`: ranks of a
-    secondary partition."""
-
-    overlap_comm: bool | None = None
-    second_group: int | None = None
-
-
 def exchanges(
     engine: Engine,
     shapes: Shapes,
     ranks_per_node: int,
-    overlap: Overlap,
     gradient_bytes: int = FP32,
 ) -> tuple[Exchange, ...]:
     """Of one step, by the table above; none where there is one rank."""
     if engine.ranks == 1:
         return ()
     return (
-        *_gradients(engine, shapes, ranks_per_node, overlap, gradient_bytes),
-        *_weights(engine, shapes, ranks_per_node, overlap),
+        *_gradients(engine, shapes, ranks_per_node, gradient_bytes),
+        *_weights(engine, shapes, ranks_per_node),
         *_norms(engine, shapes, ranks_per_node),
     )
 
@@ -120,7 +110,7 @@ def _neighbours(ranks: int, ranks_per_node: int) -> Group:
 def _replicas(engine: Engine, ranks_per_node: int) -> Group:
     """The ranks that hold the same part."""
     replicas = engine.ranks // engine.group
-    on_node = max(1, ranks_per_node // engine.group)
+    on_node = max(1, ranks_per_node // engine.group)  # groups end with nodes, or nodes with groups
     return Group(replicas, ceil(replicas / on_node))
 
 
@@ -129,15 +119,14 @@ def _units(shapes: Shapes) -> int:
 
 
 def _gradients(
-    engine: Engine, shapes: Shapes, ranks_per_node: int, overlap: Overlap, gradient_bytes: int
+    engine: Engine, shapes: Shapes, ranks_per_node: int, gradient_bytes: int
 ) -> Iterator[Exchange]:
     num_bytes, units = float(gradient_bytes * shapes.trained_numel), _units(shapes)
     of_root = float(gradient_bytes * shapes.rest_trained_numel)
     everyone, every = _everyone(engine, ranks_per_node), engine.stage >= 2
     if engine.backend == "deepspeed" and engine.stage < 3:
-        told = bool(overlap.overlap_comm) and engine.stage > 0
-        beside = told and not (engine.stage == 1 and engine.precision == "bf16")
-        buckets = ceil(shapes.trained_numel / engine.reduce_bucket)
+        beside = engine.overlap_comm and not engine.keeps_gradients_whole
+        buckets = ceil(shapes.trained_numel / engine.summed_bucket)
         yield Exchange(
             "gradients", "all-reduce", num_bytes, everyone, buckets, every, "backward" if beside else None
         )
@@ -147,8 +136,8 @@ def _gradients(
         return
     group = _neighbours(engine.group, ranks_per_node)
     in_units = engine.backend == "fsdp"
-    pieces = units if in_units else ceil(shapes.trained_numel / engine.reduce_bucket)
-    behind: Pass | None = "backward" if in_units or overlap.overlap_comm is not False else None
+    pieces = units if in_units else ceil(shapes.trained_numel / engine.summed_bucket)
+    behind: Pass | None = "backward" if in_units or engine.overlap_comm is not False else None
     last = of_root if in_units else num_bytes / pieces
     yield Exchange("gradients", "reduce-scatter", num_bytes, group, pieces, every, behind, last)
     if engine.group < engine.ranks:
@@ -157,13 +146,13 @@ def _gradients(
         yield Exchange("gradients", "all-reduce", part, replicas, pieces, False, behind, last)
 
 
-def _weights(engine: Engine, shapes: Shapes, ranks_per_node: int, overlap: Overlap) -> Iterator[Exchange]:
+def _weights(engine: Engine, shapes: Shapes, ranks_per_node: int) -> Iterator[Exchange]:
     if engine.stage == 0:
         return
     group, units = _neighbours(engine.group, ranks_per_node), _units(shapes)
     whole, root = (float(engine.compute_bytes * numel) for numel in (shapes.numel, shapes.rest_numel))
     if engine.stage == 3:
-        near = group if overlap.second_group is None else _neighbours(overlap.second_group, ranks_per_node)
+        near = group if engine.second_group is None else _neighbours(engine.second_group, ranks_per_node)
         yield Exchange("weights", "all-gather", whole, group, units, True, "forward", root)
         yield Exchange("weights", "all-gather", whole, near, units, True, "backward", root)
     elif engine.backend == "fsdp":

@@ -22,6 +22,9 @@ from pretrain.plan.scale import Job
 from pretrain.plan.scaling import AskedScale, MeasuredStep
 from pretrain.run_folder import RunFolder
 
+# As a run's config.json names the device where it is no GPU.
+_CPUS = ("x86_64", "aarch64")
+
 
 @dataclass(frozen=True)
 class MeasuredRun:
@@ -36,7 +39,7 @@ class MeasuredRun:
 
     @classmethod
     def read(cls, path: Path) -> "MeasuredRun":
-        """Raises UsageError where its config.json does not say it."""
+        """Raises UsageError where its config.json does not say it, or says that it was on a CPU."""
         content = RunFolder(path).read_config()
         try:
             run: Any = content["run"]
@@ -60,13 +63,19 @@ class MeasuredRun:
                 f"--run {path} has no config.json that says how it was trained, which --gpus needs: give its rate by "
                 "--tokens-per-second, and --measured-ranks."
             )
+        if run.get("device") in _CPUS:
+            raise UsageError(
+                f"--run {path} was on a CPU ({run['device']}), whose pace says nothing of a GPU's: name a run on GPUs, "
+                "or give --mfu."
+            )
         return found
 
     def step(self, corpus: Corpus, rate: Rate) -> MeasuredStep:
         """With the rows that its own recipe makes of the planned run's text."""
         recipe = self.config.recipe
+        size = recipe.train.global_batch if rate.rows is None else rate.rows
         model = build.build_encoder(recipe, corpus.first, on_meta=True)
-        batch = batch_figures(1, recipe.train.global_batch, row_figures(corpus, recipe), model.flops)
+        batch = batch_figures(1, size, row_figures(corpus, recipe), model.flops)
         rule = build.optimizer_rule(recipe)
         engine = engine_of(self.config, self.backend, self.ranks, self.precision, rule, on_gpu=True)
         job = job_of(self.config, engine, Shapes.of(model), self.micro_batch, rule)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,35 +18,47 @@ _FIRST_STEPS = 3
 
 @dataclass(frozen=True)
 class Rate:
-    """Real tokens per second over all ranks, where the figure is from, and how many ranks those are, if it is known."""
+    """Real tokens per second over all ranks, where the figure is from, and of how many ranks and rows of a step, if it
+    is known."""
 
     tokens_per_second: float
     origin: str
     ranks: int | None = None
+    rows: int | None = None
 
 
 def measured_rate(path: Path) -> Rate:
-    """The median over the steps in a run's metrics.jsonl, but for the first three if there are more.
+    """The median over the steps in a run's metrics.jsonl, but for the first three if there are more, that had as many
+    rows as its last step.
 
     Raises UsageError where nothing is there, DataError where it is no list of steps.
     """
     folder = RunFolder(path)
     if not folder.metrics.is_file():
         raise UsageError(f"--run {path} has no metrics.jsonl: name the folder of a run that has taken steps.")
-    rates = []
-    with folder.metrics.open(encoding="utf-8") as lines:
+    steps = []
+    with folder.metrics.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                rates.append(float(json.loads(line)["tokens_per_second"]))
+                steps.append(_step(json.loads(line)))
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(
                     f"{folder.metrics}, line {number} is no record of a step: {error!r}."
                 ) from None
-    if not rates:
+    if not steps:
         raise UsageError(f"--run {path} has taken no step yet: name another run, or say --tokens-per-second.")
-    measured = rates[_FIRST_STEPS:] or rates
+    _, rows = steps[-1]
+    measured = [tokens for tokens, its_rows in steps[_FIRST_STEPS:] or steps if its_rows == rows]
     about, ranks = _about(folder.config)
-    return Rate(median(measured), f"median of {len(measured)} steps of {path}{about}", ranks)
+    return Rate(median(measured), f"median of {len(measured)} steps of {path}{about}", ranks, rows)
+
+
+def _step(record: Any) -> tuple[float, int | None]:
+    """Tokens per second, and rows. Raises ValueError, KeyError and TypeError."""
+    tokens, rows = float(record["tokens_per_second"]), record.get("global_batch")
+    if not (isfinite(tokens) and tokens > 0):
+        raise ValueError(f"tokens_per_second is {tokens:g}")
+    return tokens, None if rows is None else int(rows)
 
 
 def _about(config: Path) -> tuple[str, int | None]:

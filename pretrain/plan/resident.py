@@ -85,7 +85,7 @@ def _given_back(engine: Engine, shapes: Shapes) -> int:
     gathers the weights anew, in one piece and in two copies."""
     trained, bucket = (
         _FP32 * shapes.trained_numel,
-        2 * _FP32 * min(shapes.trained_numel, engine.reduce_bucket),
+        2 * _FP32 * min(shapes.trained_numel, engine.summed_bucket),
     )
     if engine.backend == "fsdp":
         return trained if engine.stage == 0 else 0

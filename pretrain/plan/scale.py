@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from pretrain.plan.collectives import Network
-from pretrain.plan.exchanges import FP32, Exchange, Overlap, Pass, What, exchanges
+from pretrain.plan.exchanges import FP32, Exchange, Pass, What, exchanges
 from pretrain.plan.memory import Engine
 from pretrain.plan.parameters import Shapes
 from pretrain.plan.shards import held_numel
@@ -31,14 +31,18 @@ _HALVINGS = 200
 
 @dataclass(frozen=True)
 class Machine:
-    """GPUs in nodes. Bytes per second: of a GPU's memory as the optimizer achieves it, of a GPU's copies to its host,
-    and of the file system, to which ranks write together."""
+    """GPUs in nodes, of which each has up to `ranks_per_node`. Bytes per second: of a GPU's memory as the optimizer
+    achieves it, of a GPU's copies to its host, and of the file system, to which ranks write together."""
 
     network: Network
     ranks_per_node: int
     memory_bytes_per_second: float
     copy_bytes_per_second: float
     disk_bytes_per_second: float
+
+    def nodes(self, ranks: int) -> int:
+        """As few as have room for so many."""
+        return ceil(ranks / self.ranks_per_node)
 
 
 @dataclass(frozen=True)
@@ -50,17 +54,17 @@ class Job:
     engine: Engine
     shapes: Shapes
     micro_batch: int
-    overlap: Overlap
     optimizer_bytes: int
     gradient_bytes: int = FP32
     recomputed: float = 0.0
 
     def on(self, ranks: int) -> "Job":
         """The same with another number of ranks; groups larger than that are all ranks."""
-        group, second = self.engine.shard_group, self.overlap.second_group
-        engine = replace(self.engine, ranks=ranks, shard_group=group if group and group < ranks else None)
-        overlap = replace(self.overlap, second_group=second if second and second < ranks else None)
-        return replace(self, engine=engine, overlap=overlap)
+        group, second = (
+            each if each and each < ranks else None
+            for each in (self.engine.shard_group, self.engine.second_group)
+        )
+        return replace(self, engine=replace(self.engine, ranks=ranks, shard_group=group, second_group=second))
 
     def at_stage(self, stage: int) -> "Job":
         """The same under another ZeRO stage."""
@@ -115,16 +119,28 @@ class StepCost:
 
 @dataclass(frozen=True)
 class SaveCost:
-    """Seconds of one checkpoint: the copy that training waits for, the writing beside it, and what training waits for
-    in all where it is saved again after `interval` seconds."""
+    """Seconds of one checkpoint of `saves`: the copy that training waits for, the writing beside it, and the training
+    until the next one, or until this one where it is alone."""
 
     copy: float
     write: float
     interval: float
+    saves: int = 2
+
+    @property
+    def waited(self) -> float:
+        """For an earlier one that is not over."""
+        return max(0.0, self.write - self.interval) if self.saves > 1 else 0.0
 
     @property
     def exposed(self) -> float:
-        return self.copy + max(0.0, self.write - self.interval)
+        """What training waits for where there was an earlier one."""
+        return self.copy + self.waited
+
+    @property
+    def total(self) -> float:
+        """Of all of them: the first waits for none, and the last is waited for to its end."""
+        return self.saves * self.copy + (self.saves - 1) * self.waited + self.write
 
     @property
     def share(self) -> float:
@@ -140,11 +156,12 @@ def step_cost(job: Job, machine: Machine, work: Work, flops_per_second: float) -
     compute = computed / ranks / flops_per_second
     forward = compute / accumulation * _FORWARD * work.flops / computed
     windows: dict[Pass, float] = {"forward": forward, "backward": compute / accumulation - forward}
-    sent = exchanges(job.engine, job.shapes, machine.ranks_per_node, job.overlap, job.gradient_bytes)
+    nodes = machine.nodes(ranks)
+    sent = exchanges(job.engine, job.shapes, ranks // nodes, job.gradient_bytes)
     found = _waited(sent, machine.network, windows, accumulation)
     return StepCost(
         ranks=ranks,
-        nodes=ceil(ranks / machine.ranks_per_node),
+        nodes=nodes,
         stage=job.engine.stage,
         accumulation=accumulation,
         compute=compute,
@@ -155,12 +172,37 @@ def step_cost(job: Job, machine: Machine, work: Work, flops_per_second: float) -
     )
 
 
-def save_cost(rank_bytes: int, whole_bytes: int, machine: Machine, interval: float) -> SaveCost:
-    """Of a checkpoint of which the fullest rank copies `rank_bytes`, saved again after `interval` seconds."""
+def obstacle(job: Job, machine: Machine, rows: int) -> str | None:
+    """What is in the way of steps of so many rows on the job's ranks, or of knowing how long they take; None: nothing.
+
+    Ranks and groups of them have to lie on nodes alike.
+    """
+    engine, ranks = job.engine, job.engine.ranks
+    nodes = machine.nodes(ranks)
+    if rows % (job.micro_batch * ranks):
+        return f"{rows} rows are no whole number of micro-batches of {job.micro_batch} rows on each of {ranks} rank(s)"
+    if ranks % nodes:
+        return (
+            f"{ranks} ranks are not as many on each of {nodes} nodes (up to {machine.ranks_per_node} on one)"
+        )
+    per_node = ranks // nodes
+    for group in (engine.shard_group, engine.second_group):
+        if group is not None and ranks % group:
+            return f"{ranks} ranks are no whole number of groups of {group}"
+        if group is not None and per_node % group and group % per_node:
+            return f"groups of {group} ranks end in the midst of nodes of {per_node}"
+    return None
+
+
+def save_cost(
+    rank_bytes: int, whole_bytes: int, machine: Machine, interval: float, saves: int = 2
+) -> SaveCost:
+    """Of one of `saves` checkpoints of which the fullest rank copies `rank_bytes`, `interval` seconds after another."""
     return SaveCost(
         copy=rank_bytes / machine.copy_bytes_per_second,
         write=whole_bytes / machine.disk_bytes_per_second,
         interval=interval,
+        saves=saves,
     )
 
 

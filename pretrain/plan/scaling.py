@@ -10,7 +10,17 @@ from pretrain.optim import Rule
 from pretrain.plan.checkpoints import CheckpointFigures, checkpoint_figures
 from pretrain.plan.course import BatchFigures, Course
 from pretrain.plan.rate import Rate
-from pretrain.plan.scale import Job, Machine, SaveCost, StepCost, Work, achieved_flops, save_cost, step_cost
+from pretrain.plan.scale import (
+    Job,
+    Machine,
+    SaveCost,
+    StepCost,
+    Work,
+    achieved_flops,
+    obstacle,
+    save_cost,
+    step_cost,
+)
 from pretrain.plan.settings import Setting
 
 _STAGES = (0, 1, 2, 3)
@@ -81,7 +91,17 @@ class Modelled:
 
     @classmethod
     def of(cls, asked: AskedScale, job: Job, measured: MeasuredStep) -> "Modelled":
-        """Raises UsageError where the measured step is faster than links and memory, or the GPU's peak, let it be."""
+        """Raises UsageError where the measured step is faster than links and memory, or the GPU's peak, let it be; and
+        where ranks and groups lie on nodes so that its time is not known."""
+        for what, each, rows in (
+            (measured.origin, measured.job, measured.batch.rows),
+            (f"--gpus {job.engine.ranks}", job, job.micro_batch * job.engine.ranks),
+        ):
+            problem = obstacle(each, asked.machine, rows)
+            if problem is not None:
+                raise UsageError(
+                    f"{what} cannot be modelled: {problem}; change the ranks, --nodes, or the groups of the ds_config."
+                )
         return cls(asked, job, _pace(asked, measured))
 
     def rate(self, batch: BatchFigures) -> Rate:
@@ -100,7 +120,7 @@ def _pace(asked: AskedScale, measured: MeasuredStep) -> Pace:
     if found is None:
         raise UsageError(
             f"{measured.origin} is faster than exchanges and optimizer alone would be: correct the rate or --mfu, "
-            "--measured-ranks, --bandwidth or --nvlink-bandwidth."
+            "--measured-ranks, --bandwidth, --nvlink-bandwidth or --memory-bandwidth."
         )
     if asked.peak_flops is not None and found > asked.peak_flops:
         raise UsageError(
@@ -133,15 +153,13 @@ class _Rows:
 
     def _stages(self) -> Sequence[int]:
         """Groups and secondary partitions are of the stages that may have them."""
-        lowest = 3 if self.job.overlap.second_group else 1 if self.job.engine.shard_group else 0
+        lowest = 3 if self.job.engine.second_group else 1 if self.job.engine.shard_group else 0
         return [stage for stage in _STAGES if stage >= lowest]
 
     def _divides(self, ranks: int) -> bool:
         """Whether so many ranks can train it in the same micro-batches."""
-        group = self.job.engine.shard_group
-        if group is not None and ranks > group and ranks % group:
-            return False
-        return all(batch.rows % (self.job.micro_batch * ranks) == 0 for batch in self.course.batches)
+        job, machine = self.job.on(ranks), self.asked.machine
+        return all(obstacle(job, machine, batch.rows) is None for batch in self.course.batches)
 
     def _row(self, job: Job) -> ScaleRow:
         machine, pace = self.asked.machine, self.pace.flops_per_second
@@ -160,13 +178,12 @@ class _Rows:
             tokens_per_second=largest.tokens / step.seconds,
             mfu=self._mfu(largest, step),
             efficiency=alone.seconds / (step.ranks * step.seconds),
-            # The last save is waited for to its end.
-            hours=(training + figures.saved * save.exposed + save.write) / 3600,
+            hours=(training + save.total) / 3600,
         )
 
     def _save(self, figures: CheckpointFigures, step: StepCost, training: float) -> SaveCost:
         interval = min(training, self.recipe.checkpoint.every * step.seconds or training)
-        return save_cost(figures.rank_bytes, figures.whole_bytes, self.asked.machine, interval)
+        return save_cost(figures.rank_bytes, figures.whole_bytes, self.asked.machine, interval, figures.saved)
 
     def _mfu(self, batch: BatchFigures, step: StepCost) -> float | None:
         peak = self.asked.peak_flops

@@ -12,6 +12,7 @@ from pretrain.plan.scale_tables import scale_tables
 from pretrain.plan.settings import DEFAULT
 
 _GIB = 1 << 30
+_YEAR_SECONDS = 365.25 * 24 * 3600
 _MEMORY_WORDS = (
     "weights: with fp32 masters; optimizer: moments; buffers: what is gathered, or summed in one piece; saving: the "
     "copy that a checkpoint is written from, unless it finds room where buffers were; libraries: measured here; data: "
@@ -142,8 +143,12 @@ def _scaled(value: float) -> str:
 
 
 def _duration(seconds: float | None) -> str:
-    """Hours, minutes and seconds, and days where there are any."""
-    return "not known" if seconds is None else str(timedelta(seconds=round(seconds)))
+    """Hours, minutes and seconds, and days where there are any; years where a calendar has no room for them."""
+    if seconds is None:
+        return "not known"
+    if seconds >= timedelta.max.total_seconds():
+        return f"{seconds / _YEAR_SECONDS:.3g} years"
+    return str(timedelta(seconds=round(seconds)))
 
 
 def _rates(plan: Plan) -> Table:

@@ -135,7 +135,7 @@ def _tried(measurer: Measurer, checkpointing: Checkpointing, rows: int, limits: 
 def _why_not(trials: list[Trial], rows: int, limits: Limits) -> str | None:
     """Why so many rows are not tried after these trials; None: they are."""
     if rows > limits.common_rows:
-        return f"a rank has {limits.common_rows} rows of a step"
+        return f"a micro-batch that divides every step has {limits.common_rows} rows at most"
     if not trials:
         return None
     last, rates = trials[-1], [each.tokens_per_second for each in trials]

@@ -1,4 +1,4 @@
-"""What `pretrain plan --gpus` says of NVIDIA's BERT-large on 8 to 256 GPUs, beside what NVIDIA has published.
+"""What the model behind `pretrain plan --gpus` says of NVIDIA's BERT-large on 8 to 256 GPUs, beside what is published.
 
     python -m tests.benchmarks.plan_scale            # prints the table
     python -m tests.benchmarks.plan_scale --write    # and writes it where the docs read it

@@ -180,7 +180,19 @@ def _data_bytes(path: Path) -> int:
             2,
             "above its peak of 0.001: correct the rate",
         ),
-        (("--gpus=8", "--nodes=9", "log.peak_tflops=312"), 2, "--nodes is 9 but --ranks 8"),
+        (
+            ("--gpus=8", "--nodes=9", "log.peak_tflops=312"),
+            2,
+            "--gpus is 8, which is not as many on each of 9",
+        ),
+        (("--gpus=9", "log.peak_tflops=312"), 2, "--gpus is 9, which is not as many on each of 2 nodes"),
+        (("--gpus=8", "--nodes=0", "log.peak_tflops=312"), 2, "--nodes is 0: give 1 or more."),
+        (("--memory=1e308",), 2, "--memory is 1e+308"),
+        (
+            ("--gpus=8", "--tokens-per-second=1e6", "--measured-ranks=7"),
+            2,
+            "on 7 rank(s) (--tokens-per-second) cannot be modelled: ",
+        ),
         (("--ranks=3",), 2, "train.global_batch of 64 rows does not divide over 3 ranks"),
         (("train.stepz=3",), 2, "train.stepz"),
         (("--backend=megatron",), 2, "invalid choice: 'megatron'"),
@@ -287,6 +299,15 @@ def test_mfu_is_that_of_whole_steps(capsys: pytest.CaptureFixture[str]) -> None:
     assert several["gpu"]["flops_per_second"] > alone["gpu"]["flops_per_second"] > 0.1 * 312e12
 
 
+def test_a_node_has_as_many_gpus_as_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    typed = (*RUN, "--gpus=4", *GPUS)
+    nodes = {
+        said: planned(capsys, *typed, *said, "--mfu=0.01")["scale"]["assumptions"][0]["value"]
+        for said in ((), ("--nodes=1",), ("--nodes=2",))
+    }
+    assert list(nodes.values()) == [8, 4, 2]
+
+
 def _run_of(folder: Path, overrides: tuple[str, ...], **run: object) -> Path:
     """A run that took 1e6 tokens a second, as its config.json says."""
     options = {"recipe_path": None, "default_recipe": ROOT / "launch/recipes/demo.toml", "world_size": None}
@@ -326,6 +347,9 @@ def test_a_measured_run_of_another_kind(capsys: pytest.CaptureFixture[str], tmp_
     assert "computed in fp32 and this run will in bf16" in capsys.readouterr().err
     assert command(*typed, run, "--measured-ranks=2") == 2
     assert "whose config.json says its ranks" in capsys.readouterr().err
+    on_cpu = _run_of(tmp_path / "cpu", (), ranks=1, micro_batch=8, device="x86_64")
+    assert command(*typed, on_cpu) == 2
+    assert "was on a CPU (x86_64), whose pace says nothing of a GPU's" in capsys.readouterr().err
     (run / "config.json").write_text("{}")
     assert command(*typed, run) == 2
     assert "has no config.json that says how it was trained" in capsys.readouterr().err

@@ -24,7 +24,6 @@ from pretrain.model import PretrainingModel
 from pretrain.model.presets import preset_config
 from pretrain.optim import LambOptions
 from pretrain.plan.collectives import Link
-from pretrain.plan.exchanges import Overlap
 from pretrain.plan.memory import Engine
 from pretrain.plan.optimizer_step import optimizer_bytes
 from pretrain.plan.parameters import Shapes
@@ -147,7 +146,6 @@ def predictions(model: PretrainingModel) -> Iterator[Prediction]:
             Engine("deepspeed", 0, "fp32", ranks=1, num_moments=2),
             shapes,
             rows.micro_batch,
-            Overlap(),
             optimizer_bytes(LambOptions()),
             gradient_bytes=2 if rows.precision == "fp16" else 4,
         )

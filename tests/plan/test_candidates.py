@@ -138,7 +138,7 @@ def test_the_tables_end_with_what_to_type(
         "every 2 layers",
         "Measured on this machine (CPU, ",
         "recommended",
-        "Not tried: checkpointing none, 32 rows or more: a rank has 24 rows of a step.",
+        "Not tried: checkpointing none, 32 rows or more: a micro-batch that divides every step has 24 rows at most.",
         "Recommended: train.micro_batch=24 train.activation_checkpointing=none, which is 1 micro-batch(es) of 24 rows",
         'The ds_config says gradient_accumulation_steps: 4, which does not go with it: write "auto" there.',
     ):

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.errors import DataError
 from pretrain.faults.tiny import VOCAB_SIZE
+from pretrain.plan import measured_rate
+from tests.command.runs import command
 from tests.plan.stores import NUM_DOCUMENTS, planned, write_even_store
 
 RUN = ("data.objective=mlm", "model.preset=bert-tiny", "train.global_batch=8", "data.mask_probability=0.1")
@@ -82,3 +85,29 @@ def test_the_rate_of_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFixtur
     found = planned(capsys, "--data", store, *RUN, "data.seq_len=32", "train.steps=50", "--run", run)
     assert found["time"]["seconds"] == 12_800 / 500
     assert "8 ranks, fsdp stage 2, bf16" in found["time"]["rate"]["origin"]
+
+
+def test_the_rate_is_that_of_the_last_batch(tmp_path: Path) -> None:
+    """After steps of other rows: those take other times."""
+    records = [{"tokens_per_second": 10.0, "global_batch": 4} for _ in range(9)]
+    records += [{"tokens_per_second": rate, "global_batch": 8} for rate in (30.0, 20.0, 40.0)]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in records))
+    found = measured_rate(tmp_path)
+    assert (found.tokens_per_second, found.rows) == (30.0, 8)
+    assert found.origin.startswith("median of 3 steps of ")
+
+
+@pytest.mark.parametrize(
+    "line", [b"\xff", b"[1]", b'{"tokens_per_second": 0}', b'{"tokens_per_second": NaN}', b'{"step": 1}']
+)
+def test_a_line_that_is_no_step(tmp_path: Path, line: bytes) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"tokens_per_second": 5.0}\n' + line + b"\n")
+    with pytest.raises(DataError, match=r"metrics\.jsonl, line 2 is no record of a step"):
+        measured_rate(tmp_path)
+
+
+def test_a_time_that_no_calendar_has(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    store = write_even_store(tmp_path / "store")
+    typed = ("--data", store, *RUN, "data.seq_len=32", "train.steps=50", "--tokens-per-second=1e-12")
+    assert command("plan", *typed) == 0
+    assert "4.06e+08 years" in capsys.readouterr().out

@@ -26,9 +26,10 @@ BUCKET = 100
 @pytest.mark.parametrize(
     ("backend", "stage", "precision", "weights", "optimizer", "gradients", "buffers"),
     [
-        ("deepspeed", 0, "fp32", 4 * 124, 8 * 124, 4 * 124, 4 * 100),
-        ("deepspeed", 0, "bf16", 4 * 124, 8 * 124, 4 * 124, 4 * 100),
+        ("deepspeed", 0, "fp32", 4 * 124, 8 * 124, 4 * 124, 4 * 124),
+        ("deepspeed", 0, "bf16", 4 * 124, 8 * 124, 4 * 124, 4 * 124),
         ("deepspeed", 1, "fp32", 4 * 124 + 4 * 62, 8 * 62, 4 * 124 + 4 * 62, 8 * 100),
+        ("deepspeed", 1, "fp16", 2 * 124 + 4 * 62, 8 * 62, 4 * 124 + 4 * 62, 8 * 100),
         ("deepspeed", 1, "bf16", 2 * 124 + 4 * 62, 8 * 62, 4 * 124, 4 * 62),
         ("deepspeed", 2, "fp16", 2 * 124 + 4 * 62, 8 * 62, 4 * 62, 8 * 100),
         ("deepspeed", 3, "bf16", 6 * 62, 8 * 62, 4 * 62, 8 * 100 + 2 * 124),
@@ -64,6 +65,18 @@ def test_a_bucket_on_a_gpu_takes_its_whole_size() -> None:
     """Its own, in half precision, and the sum in fp32 of the elements that there are."""
     engine = replace(FP32, stage=2, precision="bf16", on_gpu=True, reduce_bucket=1000)
     assert live_bytes(engine, SHAPES, 0).buffers == 2 * 1000 + 4 * 124
+    # Stage 1 accumulates in fp32; overlap_comm fills a second one meanwhile, but at stage 3.
+    assert live_bytes(replace(engine, stage=1, precision="fp16"), SHAPES, 0).buffers == 4 * 1000 + 4 * 124
+    overlapped = replace(engine, overlap_comm=True)
+    assert live_bytes(overlapped, SHAPES, 0).buffers == 2 * 2 * 1000 + 4 * 124
+    third = live_bytes(replace(overlapped, stage=3), SHAPES, 0).buffers
+    assert third == live_bytes(replace(engine, stage=3), SHAPES, 0).buffers
+
+
+def test_what_stage_3_gathers_is_limited() -> None:
+    engine = replace(FP32, stage=3, reduce_bucket=BUCKET)
+    whole, limited = (live_bytes(replace(engine, max_live=most), SHAPES, 0).buffers for most in (1000, 50))
+    assert (whole, limited) == (8 * 100 + 4 * 124, 8 * 100 + 4 * 50)
 
 
 def test_what_the_fullest_rank_holds() -> None:

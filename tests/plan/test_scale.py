@@ -8,10 +8,19 @@ import pytest
 from pretrain.backends.base import Precision
 from pretrain.backends.carried import BackendName
 from pretrain.plan.collectives import Group, Link, Network
-from pretrain.plan.exchanges import Overlap, exchanges
+from pretrain.plan.exchanges import exchanges
 from pretrain.plan.memory import Engine
 from pretrain.plan.parameters import Shapes
-from pretrain.plan.scale import Job, Machine, SaveCost, Work, achieved_flops, save_cost, step_cost
+from pretrain.plan.scale import (
+    Job,
+    Machine,
+    SaveCost,
+    Work,
+    achieved_flops,
+    obstacle,
+    save_cost,
+    step_cost,
+)
 from pretrain.sharding import ParameterInfo
 
 # Three layers of 30,000 elements and 38,000 in none: four pieces. Of two parameters one is trained, and of the
@@ -29,19 +38,21 @@ STAGES = list(product(("deepspeed", "fsdp"), (0, 1, 2, 3)))
 WORK = Work(rows=64, flops=6.4e9)
 
 
-def job(backend: BackendName = "fsdp", stage: int = 2, ranks: int = 8, overlap: Overlap | None = None) -> Job:
-    engine = replace(ENGINE, backend=backend, stage=stage, ranks=ranks)
-    return Job(engine, SHAPES, 2, overlap or Overlap(), optimizer_bytes=44)
+def job(
+    backend: BackendName = "fsdp", stage: int = 2, ranks: int = 8, overlap_comm: bool | None = None
+) -> Job:
+    engine = replace(ENGINE, backend=backend, stage=stage, ranks=ranks, overlap_comm=overlap_comm)
+    return Job(engine, SHAPES, 2, optimizer_bytes=44)
 
 
 @pytest.mark.parametrize(
     ("backend", "stage", "expected"),
     [
-        ("deepspeed", 0, [("gradients", "all-reduce", 4 * T, 3, False, None)]),
+        ("deepspeed", 0, [("gradients", "all-reduce", 4 * T, 1, False, None)]),
         (
             *("deepspeed", 1),
             [
-                ("gradients", "all-reduce", 4 * T, 3, False, None),
+                ("gradients", "all-reduce", 4 * T, 1, False, None),
                 ("weights", "all-gather", 2 * T, 1, False, None),
             ],
         ),
@@ -78,7 +89,7 @@ def job(backend: BackendName = "fsdp", stage: int = 2, ranks: int = 8, overlap: 
     ],
 )
 def test_what_is_exchanged(backend: BackendName, stage: int, expected: list[tuple[object, ...]]) -> None:
-    found = exchanges(job(backend, stage).engine, SHAPES, 4, Overlap())
+    found = exchanges(job(backend, stage).engine, SHAPES, 4)
     large = [
         (each.what, each.operation, each.num_bytes, each.pieces, each.every_micro_batch, each.behind)
         for each in found
@@ -90,8 +101,8 @@ def test_what_is_exchanged(backend: BackendName, stage: int, expected: list[tupl
 
 def test_deepspeed_sums_beside_the_backward_pass_where_it_is_told() -> None:
     def behind(stage: int, overlap_comm: bool | None, precision: Precision = "fp16") -> str | None:
-        engine = replace(job("deepspeed", stage).engine, precision=precision)
-        return exchanges(engine, SHAPES, 4, Overlap(overlap_comm))[0].behind
+        engine = replace(job("deepspeed", stage, overlap_comm=overlap_comm).engine, precision=precision)
+        return exchanges(engine, SHAPES, 4)[0].behind
 
     assert [behind(stage, True) for stage in range(4)] == [None, *3 * ["backward"]]
     assert [behind(stage, None) for stage in range(4)] == [*3 * [None], "backward"]
@@ -100,12 +111,12 @@ def test_deepspeed_sums_beside_the_backward_pass_where_it_is_told() -> None:
 
 def test_groups_and_their_replicas() -> None:
     """8 ranks in groups of 2 on nodes of 4: replicas are two a node; a secondary partition stays in its node."""
-    sent = exchanges(replace(job().engine, shard_group=2), SHAPES, 4, Overlap())
+    sent = exchanges(replace(job().engine, shard_group=2), SHAPES, 4)
     scattered, between, gathered = sent[:3]
     assert scattered.group == gathered.group == Group(2, 1)
     assert (between.operation, between.num_bytes, between.every_micro_batch) == ("all-reduce", 2 * T, False)
     assert between.group == Group(4, 2)
-    second = exchanges(job(stage=3).engine, SHAPES, 4, Overlap(second_group=4))
+    second = exchanges(replace(job(stage=3).engine, second_group=4), SHAPES, 4)
     assert [each.group for each in second if each.what == "weights"] == [Group(8, 2), Group(4, 1)]
 
 
@@ -131,7 +142,7 @@ def test_what_hides_leaves_the_root() -> None:
     start, rate = 8.4e-6, 4e5
     assert cost.gradients.exposed == pytest.approx(4 * (start + 4 * 30_000 * 7 / 8 / rate))
     assert cost.weights.exposed == pytest.approx(start + 2 * 38_000 * 7 / 8 / rate)
-    buckets = step_cost(job("deepspeed", 2, overlap=Overlap(True)), MACHINE, WORK, 1e3).gradients
+    buckets = step_cost(job("deepspeed", 2, overlap_comm=True), MACHINE, WORK, 1e3).gradients
     assert buckets.exposed == pytest.approx(buckets.seconds / 3)
 
 
@@ -139,7 +150,7 @@ def test_the_root_of_groups_and_replicas() -> None:
     """A quarter of the gradients, and 19/64 of the weights, whoever exchanges them."""
     for stage in (1, 2, 3):
         engine = replace(job(stage=stage).engine, shard_group=2)
-        for each in exchanges(engine, SHAPES, 4, Overlap()):
+        for each in exchanges(engine, SHAPES, 4):
             assert each.unhidden_bytes is None or each.unhidden_bytes / each.num_bytes == (
                 1 / 4 if each.what == "gradients" else 19 / 64
             )
@@ -172,8 +183,8 @@ def test_exchanges_behind_one_pass_share_the_links() -> None:
 @pytest.mark.parametrize(("backend", "stage"), STAGES)
 @pytest.mark.parametrize("pace", [1e3, 1e8, 1e12])
 def test_what_is_waited_for_is_between_nothing_and_all(backend: BackendName, stage: int, pace: float) -> None:
-    for overlap in (Overlap(), Overlap(overlap_comm=True)):
-        cost = step_cost(job(backend, stage, overlap=overlap), MACHINE, WORK, pace)
+    for overlap_comm in (None, True):
+        cost = step_cost(job(backend, stage, overlap_comm=overlap_comm), MACHINE, WORK, pace)
         for each in (cost.gradients, cost.weights, cost.norms):
             assert 0 <= each.exposed <= each.seconds * (1 + 1e-12)
 
@@ -191,7 +202,7 @@ def test_limits(backend: BackendName, stage: int) -> None:
 @pytest.mark.parametrize("backend", ["deepspeed", "fsdp"])
 def test_higher_stages_exchange_no_less(backend: BackendName) -> None:
     def num_bytes(stage: int) -> float:
-        sent = exchanges(job(backend, stage).engine, SHAPES, 4, Overlap())
+        sent = exchanges(job(backend, stage).engine, SHAPES, 4)
         return sum(
             (2 if each.operation == "all-reduce" else 1)
             * each.num_bytes
@@ -224,10 +235,48 @@ def test_a_save() -> None:
     assert found.exposed == 0.2
     assert found.share == pytest.approx(0.2 / 10.2)
     assert replace(found, interval=5.0).exposed == pytest.approx(3.2)
+    # Three: each is copied, the second and the third wait for one before, and the last is waited for.
+    assert replace(found, interval=5.0, saves=3).total == pytest.approx(3 * 0.2 + 2 * 3.0 + 8.0)
+    alone = replace(found, interval=5.0, saves=1)
+    assert alone.exposed == 0.2 and alone.total == pytest.approx(8.2)
 
 
 def test_larger_groups_than_ranks() -> None:
-    large = replace(job(), engine=replace(ENGINE, shard_group=4), overlap=Overlap(second_group=4))
+    large = replace(job(), engine=replace(ENGINE, shard_group=4, second_group=4))
     small = large.on(2)
-    assert (small.engine.shard_group, small.overlap.second_group, small.engine.ranks) == (None, None, 2)
-    assert large.on(16).engine.shard_group == 4
+    assert (small.engine.shard_group, small.engine.second_group, small.engine.ranks) == (None, None, 2)
+    assert large.on(16).engine.shard_group == large.on(16).engine.second_group == 4
+
+
+@pytest.mark.parametrize(
+    ("ranks", "group", "second", "problem"),
+    [
+        (8, None, None, None),
+        (8, 2, None, None),
+        (6, None, None, None),  # three on each of two nodes
+        (6, 3, None, None),
+        (16, 8, 4, None),  # two nodes, and one
+        (5, None, None, "5 ranks are not as many on each of 2 nodes"),
+        (6, 2, None, "groups of 2 ranks end in the midst of nodes of 3"),
+        (12, 8, None, "12 ranks are no whole number of groups of 8"),
+        (12, None, 3, "groups of 3 ranks end in the midst of nodes of 4"),
+    ],
+)
+def test_ranks_and_groups_lie_on_nodes_alike(
+    ranks: int, group: int | None, second: int | None, problem: str | None
+) -> None:
+    engine = replace(ENGINE, shard_group=group, second_group=second)
+    found = obstacle(replace(job(), engine=engine).on(ranks), MACHINE, rows=2 * ranks)
+    assert found is problem is None or (found is not None and found.startswith(str(problem)))
+
+
+def test_rows_that_ranks_cannot_share() -> None:
+    found = obstacle(job(), MACHINE, rows=24)
+    assert found == "24 rows are no whole number of micro-batches of 2 rows on each of 8 rank(s)"
+
+
+def test_nodes_that_are_not_full_have_fewer_links() -> None:
+    """Six ranks are three on each of two nodes with room for four: three links leave a node."""
+    cost = step_cost(job(ranks=6), MACHINE, replace(WORK, rows=48), flops_per_second=8e8)
+    one = cost.gradients.seconds / cost.accumulation
+    assert one == pytest.approx(4 * T * 5 / 6 / 3e5, rel=1e-3) and cost.nodes == 2

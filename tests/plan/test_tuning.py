@@ -56,7 +56,9 @@ def test_it_grows_until_a_rank_has_no_more_rows() -> None:
     """Then it looks between: of 96 the divisors within 32 and 128 are 48 and 96, 96 the nearer to 3/2 of 64."""
     result = found(Made(rising, {"none": 1}))
     assert tried(result) == [1, 2, 4, 8, 16, 32, 64, 48, 96]
-    assert result.not_tried == (NotTried("none", 128, "a rank has 96 rows of a step"),)
+    assert result.not_tried == (
+        NotTried("none", 128, "a micro-batch that divides every step has 96 rows at most"),
+    )
     assert result.best is not None and result.best.rows == 96
 
 
