@@ -51,6 +51,7 @@ class Choice:
     optimizer: str
     beta2: float
     weight_decay: float
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,9 @@ def trainer_run(course: Course, task: Task) -> tuple[float, ...]:
     torch.set_num_threads(course.threads)
     torch.manual_seed(task.seed)
     choice, opened, span = task.choice, TokenStore.open(course.store), _Span()
-    peer = PeerRun("trainer", choice.form, course.preset, course.seq_len, choice.rows)
+    peer = PeerRun(
+        "trainer", choice.form, course.preset, course.seq_len, choice.rows, precision=choice.precision
+    )
     samples = open_samples(course.samples, opened, choice.form, course.seq_len)
     chosen = {"learning_rate": choice.lr, "adam_beta2": choice.beta2, "weight_decay": choice.weight_decay}
     steps = {"max_steps": task.steps, "warmup_steps": _warmup(task)}
@@ -274,7 +277,8 @@ def our_run(course: Course, task: Task) -> tuple[float, ...]:
         f"train.steps={task.steps}",
     )
     with tempfile.TemporaryDirectory(dir=course.folder) as folder:
-        request = make_request(course.store, OurRun(settings), Path(folder), Path(folder) / "run", place)
+        run = OurRun(settings, precision=choice.precision)
+        request = make_request(course.store, run, Path(folder), Path(folder) / "run", place)
         whole = build.build_loader
 
         def build_loader(*arguments: Any) -> Any:

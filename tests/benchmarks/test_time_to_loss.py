@@ -6,10 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.benchmarks import loss_runs, time_to_loss
 from tests.benchmarks.loss_runs import Course, Task, Trained
-from tests.benchmarks.time_to_loss import OURS, SEEDS, SIZES, TRAINER, Runs, searched, sentences, stages_of
+from tests.benchmarks.time_to_loss import (
+    OURS,
+    SEEDS,
+    SIZES,
+    TRAINER,
+    Runs,
+    next_choice,
+    searched,
+    sentences,
+    stages_of,
+)
 
 COURSE = Course(Path(), Path(), Path(), "bert-tiny", 32, 16, 1)
 PACES = {"HF Trainer": 0.1, "ours": 0.01}  # seconds a step
@@ -41,12 +52,32 @@ def test_search_goes_beyond_the_edges_of_the_rates(runs: Runs) -> None:
     assert all(run.seconds == pytest.approx(60.0) for run in tries)
 
 
+@pytest.mark.parametrize("able", [True, False])
+def test_bf16_is_tried_where_the_processor_has_it(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, able: bool
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: able)
+    tries = searched(runs, SIZES[False], TRAINER)
+    assert any(run.choice.precision == "bf16" for run in tries) is able
+
+
+def test_rows_are_halved_and_doubled_until_it_gets_worse(runs: Runs) -> None:
+    """From 16 to the best 8, and one more on either side, at one rate."""
+    tries = searched(runs, SIZES[False], OURS)
+    best = min(tries, key=lambda run: run.both).choice
+    assert best.rows == 8
+    assert [run.choice.rows for run in tries if run.choice.rows != best.rows][-2:] == [16, 4]
+    one = replace(best, rows=1)
+    alone = [Trained("ours", one, 7, 10, 1.0, 0.0, 5.0, 6.0)]
+    assert next_choice(alone, "rows", 6) == replace(one, rows=2)  # there is no half of a row
+
+
 def test_search_ends_where_nothing_gets_worse(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         time_to_loss, "trained", lambda *given: replace(made_up(*given), loss=-1e6 * given[3].choice.lr)
     )
-    tries = searched(runs, SIZES[False], replace(OURS, stages=()))
-    assert len(tries) == SIZES[False].most_rates
+    tries = searched(runs, SIZES[False], replace(OURS, stages=("lr",)))
+    assert len(tries) == SIZES[False].most_values
 
 
 def test_stated_ratio_is_the_smaller_of_two_seeds(runs: Runs) -> None:

@@ -3,9 +3,9 @@
 Both start from the same weights and train on the same text, each run in one process on two cores.
 
 1. Each side tries settings in short runs of the same length, in the same way (`searched`): first what is its own (the
-   form of Trainer's text; our optimizer), then rows of a step, then beta2 and weight decay, each time on what was best
-   so far, then learning rates by factors of two until the best lies between two others. The best is the one with the
-   smallest sum of both held-out losses.
+   form of Trainer's text; our optimizer), then bf16, where the CPU multiplies it, then rows of a step, beta2 and weight
+   decay, and learning rates, each time on what was best so far, rows and rates by factors of two until the best lies
+   between two others. The best is the one with the smallest sum of both held-out losses.
 2. Trainer's two best rates get all of its time, as many steps as fit, so that the rate has decayed when the time is
    over; the better one's held-out losses are the target.
 3. Ours trains runs of more and more steps with its best settings, each from the start and with a schedule of its own
@@ -25,7 +25,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import torch
 
 from tests.benchmarks.loss_runs import (
     MOST_RUNS,
@@ -47,21 +49,22 @@ ASKED = 4.0
 SEEDS = (SEED, SEED + 1)
 # Of Trainer's seconds: what our first run is meant to take, and by how much the next one is longer.
 FIRST_SHARE, GROWTH = 1 / 8, 1.25
-MOST_RATES = 6  # of one search
-_LR_TIMES, _ROWS_TIMES = "lr_times", "rows_times"
+MOST_VALUES = 6  # of one setting
+_LR_TIMES = "lr_times"
 
-Stages = tuple[tuple[Mapping[str, Any], ...], ...]
+Doubled = Literal["rows", "lr"]
+# Of a search: alternatives to what was best so far, or a setting that is halved and doubled.
+Stage = tuple[Mapping[str, Any], ...] | Doubled
 
 
 @dataclass(frozen=True)
 class Side:
-    """`stages`: alternatives to what was best so far, one stage after the other; `lr_times` and `rows_times` multiply
-    what it has."""
+    """Who trains, and how its settings are searched; `lr_times` of an alternative multiplies the rate."""
 
     name: str
     on_rank: RankFunction
     first: Choice
-    stages: Stages
+    stages: tuple[Stage, ...]
 
 
 @dataclass(frozen=True)
@@ -75,14 +78,13 @@ class Size:
     probe_steps: int  # that tell how many fit into a time
     heldout_rows: int
     threads: int
-    most_rates: int
+    most_values: int
     most_longer: int  # runs of ours
     most_runs: int  # of a disturbed one
     trainer: Side
     ours: Side
 
 
-_ROWS = ({_ROWS_TIMES: 0.5}, {_ROWS_TIMES: 2.0})
 TRAINER = Side(
     "HF Trainer",
     trainer_run,
@@ -90,8 +92,10 @@ TRAINER = Side(
     (
         # A line has a quarter of a row's tokens, or less.
         ({"form": "lines", "rows": 64}, {"form": "concatenated"}),
-        _ROWS,
+        ({"precision": "bf16"},),
+        "rows",
         ({"beta2": 0.98, "weight_decay": 0.01},),
+        "lr",
     ),
 )
 OURS = Side(
@@ -100,12 +104,14 @@ OURS = Side(
     Choice(5e-3, 16, "packed", "lamb", beta2=0.999, weight_decay=0.01),
     (
         ({"optimizer": "adamw", _LR_TIMES: 0.2},),
-        _ROWS,
+        ({"precision": "bf16"},),
+        "rows",
         ({"beta2": 0.98},),
+        "lr",
     ),
 )
 SIZES = {
-    False: Size("bert-mini", 128, 600.0, 0.1, 10, 512, 2, MOST_RATES, 8, MOST_RUNS, TRAINER, OURS),
+    False: Size("bert-mini", 128, 600.0, 0.1, 10, 512, 2, MOST_VALUES, 8, MOST_RUNS, TRAINER, OURS),
     True: Size(
         "bert-tiny",
         32,
@@ -117,8 +123,8 @@ SIZES = {
         1,
         1,
         1,
-        replace(TRAINER, stages=(), first=replace(TRAINER.first, rows=8)),
-        replace(OURS, stages=(), first=replace(OURS.first, rows=8)),
+        replace(TRAINER, stages=("lr",), first=replace(TRAINER.first, rows=8)),
+        replace(OURS, stages=("lr",), first=replace(OURS.first, rows=8)),
     ),
 }
 
@@ -133,7 +139,7 @@ class Runs:
 
     def run(self, side: Side, choice: Choice, seconds: float, probe_steps: int, seed: int) -> Trained:
         """As many steps as fit into `seconds`."""
-        kind = (side.name, choice.rows, choice.form, choice.optimizer)
+        kind = (side.name, choice.rows, choice.form, choice.optimizer, choice.precision)
         if kind not in self._paces:
             probe = Task(choice, seed, probe_steps, is_evaluated=False)
             self._paces[kind] = trained(self.course, side.name, side.on_rank, probe).seconds / probe_steps
@@ -183,7 +189,7 @@ def stages_of(runs: Runs, size: Size) -> Iterator[dict[str, Any]]:
     """What goes into the document, as it is found."""
     tries = searched(runs, size, size.trainer)
     yield {"trainer_tries": [asdict(run) for run in tries]}
-    chosen = [run.choice for run in same_but_rate(tries, best_of(tries))[:2]]
+    chosen = [run.choice for run in same_but("lr", tries, best_of(tries))[:2]]
     whole = [runs.run(size.trainer, each, size.seconds, size.probe_steps, SEEDS[0]) for each in chosen]
     target = best_of(whole)
     yield {"trainer_whole": [asdict(run) for run in whole], "targets": [asdict(target)]}
@@ -209,26 +215,31 @@ def stages_of(runs: Runs, size: Size) -> Iterator[dict[str, Any]]:
 
 
 def searched(runs: Runs, size: Size, side: Side) -> list[Trained]:
-    """The tries of a side, in their order: stage by stage, then rates until the best is between two others."""
+    """The tries of a side, in their order, stage by stage; settings that are doubled until the best is between two."""
 
     def run(choice: Choice) -> Trained:
         return runs.run(side, choice, size.seconds * size.try_share, size.probe_steps, SEEDS[0])
 
     tries = [run(side.first)]
     for stage in side.stages:
+        if isinstance(stage, str):
+            while (choice := next_choice(tries, stage, size.most_values)) is not None:
+                tries.append(run(choice))
+            continue
         best = best_of(tries).choice
-        tries += [run(changed(best, change)) for change in stage]
-    while (rate := next_rate(tries, size.most_rates)) is not None:
-        tries.append(run(replace(best_of(tries).choice, lr=rate)))
+        tries += [run(changed(best, change)) for change in stage if _is_able(change)]
     return tries
+
+
+def _is_able(change: Mapping[str, Any]) -> bool:
+    """Whether this machine multiplies in that precision; else it would only be slow."""
+    return change.get("precision") != "bf16" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def changed(choice: Choice, change: Mapping[str, Any]) -> Choice:
     """A choice with some of it changed."""
-    others = {name: value for name, value in change.items() if name not in (_LR_TIMES, _ROWS_TIMES)}
-    found = replace(choice, **others)
-    rows = round(found.rows * change.get(_ROWS_TIMES, 1.0))
-    return replace(found, lr=found.lr * change.get(_LR_TIMES, 1.0), rows=rows)
+    others = {name: value for name, value in change.items() if name != _LR_TIMES}
+    return replace(choice, lr=choice.lr * change.get(_LR_TIMES, 1.0), **others)
 
 
 def best_of(runs: Sequence[Trained]) -> Trained:
@@ -236,21 +247,23 @@ def best_of(runs: Sequence[Trained]) -> Trained:
     return min(runs, key=lambda run: run.both)
 
 
-def same_but_rate(tries: Sequence[Trained], run: Trained) -> list[Trained]:
+def same_but(name: Doubled, tries: Sequence[Trained], run: Trained) -> list[Trained]:
     """The tries with all other settings of a run, the best first."""
-    alike = [each for each in tries if replace(each.choice, lr=run.choice.lr) == run.choice]
+    own = {name: getattr(run.choice, name)}
+    alike = [each for each in tries if replace(each.choice, **own) == run.choice]
     return sorted(alike, key=lambda each: each.both)
 
 
-def next_rate(tries: Sequence[Trained], most: int) -> float | None:
-    """Half of the lowest rate where that is the best, twice the highest where that is; None where neither is."""
+def next_choice(tries: Sequence[Trained], name: Doubled, most: int) -> Choice | None:
+    """The best with half of the lowest value where that is its own, or twice the highest; None where neither is."""
     best = best_of(tries)
-    rates = [run.choice.lr for run in same_but_rate(tries, best)]
-    if len(rates) >= most:
+    values = [getattr(run.choice, name) for run in same_but(name, tries, best)]
+    value = getattr(best.choice, name)
+    if len(values) >= most:
         return None
-    if best.choice.lr == min(rates):
-        return best.choice.lr / 2
-    return best.choice.lr * 2 if best.choice.lr == max(rates) else None
+    if value == min(values) and value != 1:
+        return replace(best.choice, **{name: value // 2 if isinstance(value, int) else value / 2})
+    return replace(best.choice, **{name: 2 * value}) if value == max(values) else None
 
 
 def longer(
@@ -289,7 +302,9 @@ def sentences(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _said(choice: Mapping[str, Any]) -> str:
-    settings = f"rate {choice['lr']:g}, {choice['rows']} rows, beta2 {choice['beta2']:g}"
+    settings = (
+        f"{choice['precision']}, rate {choice['lr']:g}, {choice['rows']} rows, beta2 {choice['beta2']:g}"
+    )
     return f"{choice['form']}, {choice['optimizer']}, {settings}"
 
 
