@@ -249,7 +249,7 @@ def best_of(runs: Sequence[Trained]) -> Trained:
 
 def same_but(name: Doubled, tries: Sequence[Trained], run: Trained) -> list[Trained]:
     """The tries with all other settings of a run, the best first."""
-    own = {name: getattr(run.choice, name)}
+    own: dict[str, Any] = {name: getattr(run.choice, name)}
     alike = [each for each in tries if replace(each.choice, **own) == run.choice]
     return sorted(alike, key=lambda each: each.both)
 
@@ -261,9 +261,12 @@ def next_choice(tries: Sequence[Trained], name: Doubled, most: int) -> Choice | 
     value = getattr(best.choice, name)
     if len(values) >= most:
         return None
+    found: dict[str, Any] = {}
     if value == min(values) and value != 1:
-        return replace(best.choice, **{name: value // 2 if isinstance(value, int) else value / 2})
-    return replace(best.choice, **{name: 2 * value}) if value == max(values) else None
+        found[name] = value // 2 if isinstance(value, int) else value / 2
+    elif value == max(values):
+        found[name] = 2 * value
+    return replace(best.choice, **found) if found else None
 
 
 def longer(
