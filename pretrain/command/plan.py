@@ -151,7 +151,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
     gpus = torch.cuda.device_count()
     ranks = arguments.ranks if arguments.ranks is not None else max(1, gpus)
     device: DeviceType = arguments.device or ("cuda" if gpus else "cpu")
-    for name in ("ranks", "nodes", "samples"):
+    for name in ("ranks", "samples"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name} is {value}: give 1 or more.")

@@ -92,7 +92,7 @@ def check_scale_arguments(arguments: argparse.Namespace) -> None:
     """Raises UsageError for what no GPUs can have, for what is said otherwise than --gpus says it, and where something
     is said of GPUs that are not asked for."""
     _check_figures(arguments)
-    gpus, nodes = arguments.gpus, arguments.nodes
+    gpus = arguments.gpus
     if gpus is None:
         for name in _NEEDS_GPUS:
             if getattr(arguments, name) is not None:
@@ -104,9 +104,8 @@ def check_scale_arguments(arguments: argparse.Namespace) -> None:
         )
     if arguments.device == "cpu":
         raise UsageError("--gpus asks for GPUs and --device for cpu: leave one of them out.")
-    if nodes is None:
-        nodes = ceil(gpus / GPUS_PER_NODE)
-    if nodes > 0 and gpus % nodes:
+    nodes = _nodes(arguments)
+    if gpus % nodes:
         raise UsageError(
             f"--gpus is {gpus}, which is not as many on each of {nodes} nodes: say another number, or by --nodes how "
             "many nodes share them."
@@ -115,18 +114,22 @@ def check_scale_arguments(arguments: argparse.Namespace) -> None:
 
 def settle_gpus(arguments: argparse.Namespace) -> None:
     """Puts what --gpus says, and has been checked, into ranks, device, nodes and gpus_per_node."""
-    gpus, nodes = arguments.gpus, arguments.nodes
-    if gpus is None:
-        arguments.nodes = 1 if nodes is None else nodes
-        return
-    # A measured run may have more ranks than are planned: a node has room for 8 unless --nodes says otherwise.
-    arguments.gpus_per_node = GPUS_PER_NODE if nodes is None else max(1, gpus // max(1, nodes))
-    arguments.nodes = ceil(gpus / GPUS_PER_NODE) if nodes is None else nodes
-    arguments.ranks, arguments.device = gpus, "cuda"
+    gpus, nodes = arguments.gpus, _nodes(arguments)
+    if gpus is not None:
+        # A measured run may have more ranks than are planned: a node has room for 8 unless --nodes says otherwise.
+        arguments.gpus_per_node = GPUS_PER_NODE if arguments.nodes is None else gpus // nodes
+        arguments.ranks, arguments.device = gpus, "cuda"
+    arguments.nodes = nodes
+
+
+def _nodes(arguments: argparse.Namespace) -> int:
+    """As many as are said; else one, or those that have room for --gpus."""
+    said: int | None = arguments.nodes
+    return ceil((arguments.gpus or 1) / GPUS_PER_NODE) if said is None else said
 
 
 def _check_figures(arguments: argparse.Namespace) -> None:
-    for name in ("gpus", "measured_ranks"):
+    for name in ("gpus", "measured_ranks", "nodes"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} is {value}: give 1 or more.")
