@@ -25,6 +25,7 @@ from pretrain.secrets import secrets_in
 
 T = TypeVar("T")
 GROUP_SECONDS = 1800.0
+THREADS = "OMP_NUM_THREADS"  # that a process computes with
 _WATCH_SECONDS = 3.0  # that one question of the watchdog to the store may take
 # Of a launcher, which a command started from here must not see.
 _OF_A_LAUNCHER = (
@@ -59,7 +60,7 @@ def prepare_environment(place: Placement) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # DeepSpeed refuses to start without it, even in a world of one.
     os.environ.setdefault("LOCAL_RANK", str(place.local_rank))
-    if not threads_are_said():
+    if not is_said(THREADS):
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.local_world_size))
     # DeepSpeed's launcher sets it, and its shared-memory path then spins for ever if a peer dies at start-up.
     os.environ.pop("LOCAL_SIZE", None)
@@ -271,9 +272,9 @@ def variables() -> dict[str, str]:
     return dict(os.environ)
 
 
-def threads_are_said() -> bool:
-    """Whether the environment says how many threads a process computes with."""
-    return "OMP_NUM_THREADS" in os.environ
+def is_said(*names: str) -> bool:
+    """Whether the environment has any of these variables."""
+    return any(name in os.environ for name in names)
 
 
 def num_cores() -> int:

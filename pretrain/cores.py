@@ -34,7 +34,7 @@ def share(place: Placement, device: torch.device) -> None:
     if part is None:
         return
     bind(part)
-    if part == own and not comm.threads_are_said():
+    if part == own and not comm.is_said(comm.THREADS):
         torch.set_num_threads(len(part))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from pretrain import build, checkpoint, comm, cores
+from pretrain import build, checkpoint, comm, cores, heap
 from pretrain.backends.base import Backend, EngineOptions
 from pretrain.build import Request
 from pretrain.checkpoint import Retention, RunState, Saver
@@ -292,6 +292,7 @@ def _prepare(request: Request, folder: RunFolder, terminal: Terminal, watch: Wat
         build.verify_corpus(corpus, watch.activity)
         watch.activity.now("building model and engine")
     cores.share(request.place, request.device)  # not before: one rank verifies for all
+    heap.keep_freed_memory(request.device)
     model = build.build_encoder(recipe, corpus.first)
     flops = model.flops
     initial = build.initial_state(request, engine, corpus, build.sampling_options(recipe), model)

@@ -22,6 +22,7 @@ FLOORS = MappingProxyType(
         "pretrain.errors": 0,
         "pretrain.extensions": 0,
         "pretrain.files": 0,
+        "pretrain.heap": 0,
         "pretrain.config": 0,
         "pretrain.comm": 0,
         "pretrain.kernels": 0,

@@ -16,7 +16,7 @@ from time import perf_counter
 import psutil
 import torch
 
-from pretrain import build, comm
+from pretrain import build, comm, heap
 from pretrain.data.batches import Batch
 from pretrain.data.corpus import Corpus
 from pretrain.errors import UsageError
@@ -71,6 +71,7 @@ def tune(plan: Plan, corpus: Corpus, seconds: float, say: Callable[[Trial | NotT
     measurer = _DeviceMeasurer(plan, corpus, device, seconds)
     before, threads = torch.get_num_threads(), max(1, comm.num_cores() // asked.ranks_per_node)
     torch.set_num_threads(threads)  # as many as a rank has
+    heap.keep_freed_memory(device)  # as a run does
     try:
         found = search(measurer, checkpointing_ways(recipe), limits, say)
     finally:
@@ -112,7 +113,8 @@ class _DeviceMeasurer:
     def measure(self, checkpointing: Checkpointing, rows: int) -> Trial:
         limit = self._plan.asked.memory_bytes
         if self._device.type == "cpu" and limit is not None:
-            room = min(limit, psutil.virtual_memory().available)
+            # What this process holds already is part of what is planned.
+            room = min(limit, psutil.virtual_memory().available + psutil.Process().memory_info().rss)
             planned = self._peak(self._traced(checkpointing, rows), rows)
             if planned > room:
                 where = gib(limit) if room == limit else f"{gib(room)} that are free here"

@@ -27,13 +27,13 @@ _GIVEN_BACK = 32 << 20  # bytes of a piece: glibc's DEFAULT_MMAP_THRESHOLD_MAX
 _KEPT: Mapping[tuple[BackendName, int], tuple[float, float]] = MappingProxyType(
     {
         ("deepspeed", 0): (0.0, 2.0),
-        ("deepspeed", 1): (8.0, 0.5),
-        ("deepspeed", 2): (6.4, 0.8),
-        ("deepspeed", 3): (9.0, 2.5),
+        ("deepspeed", 1): (10.4, 0.5),
+        ("deepspeed", 2): (27.0, -3.5),
+        ("deepspeed", 3): (11.0, 2.5),
         ("fsdp", 0): (2.4, 2.7),
         ("fsdp", 1): (2.3, 3.2),
         ("fsdp", 2): (4.8, 3.6),
-        ("fsdp", 3): (1.5, 6.2),
+        ("fsdp", 3): (0.3, 6.2),
     }
 )
 _FILLED = 0.45  # of the bytes of activations
