@@ -1,11 +1,12 @@
 """Attention over packed rows, in which no sample sees another.
 
-A row of `seq_len` tokens holds several samples. Two ways lead to the same result:
+A row of `seq_len` tokens holds several samples. Three ways lead to the same result:
 
 1. on a GPU with flash attention, in half precision and without attention dropout, torch's variable-length
    attention over the flattened rows, cut at `cu_seqlens`;
 2. everywhere else, scaled-dot-product attention under a boolean mask that is true where query and key belong
-   to the same sample. The mask is made once per forward pass and shared by the layers.
+   to the same sample. The mask is made once per forward pass and shared by the layers;
+3. on the CPU with attention dropout the same written out, as torch does it there, in fp32, but with `dropped`.
 
 Padding counts as a sample of its own: it attends to padding, so that no softmax runs over nothing. Layers
 with a sliding window (ModernBERT) see the neighbours within the window inside their own sample.
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
+
+from pretrain.model.dropout import dropped
 
 PACKED = "packed"
 _FLASH_CAPABILITY = (8, 0)
@@ -103,10 +106,24 @@ def packed_attention(
         )
         assert isinstance(output, Tensor)
         return output.unflatten(0, (rows, seq_len)), None
-    output = scaled_dot_product_attention(
-        query, key, value, attn_mask=samples.mask(radius), dropout_p=dropout, scale=scaling
-    )
+    if dropout > 0.0 and query.device.type == "cpu" and not torch.compiler.is_compiling():
+        output = _with_dropout(query, key, value, samples.mask(radius), dropout, scaling)
+    else:
+        output = scaled_dot_product_attention(
+            query, key, value, attn_mask=samples.mask(radius), dropout_p=dropout, scale=scaling
+        )
     return output.transpose(1, 2), None
+
+
+def _with_dropout(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float, scaling: float | None
+) -> Tensor:
+    """`scaled_dot_product_attention` of the same arguments, under autocast too."""
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    with torch.autocast("cpu", enabled=False):
+        scores = (query.float() * scale) @ key.float().transpose(-1, -2)
+        weights = scores.masked_fill_(~mask, -torch.inf).softmax(-1)
+        return (dropped(weights, dropout) @ value.float()).to(query.dtype)
 
 
 def _flash_attention_fits(query: Tensor, dropout: float) -> bool:

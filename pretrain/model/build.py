@@ -26,6 +26,7 @@ from pretrain.errors import DataError, UsageError
 from pretrain.files import json_object, read_bounded
 from pretrain.model import configs
 from pretrain.model.attention import PACKED, register_packed_attention
+from pretrain.model.dropout import use_dropout
 from pretrain.model.encoder import PretrainingModel
 from pretrain.model.frozen import freeze
 from pretrain.model.presets import Preset
@@ -85,6 +86,7 @@ def build_model(
                 encoder = _load(auto_model, Path(options.pretrained), config)
             else:
                 encoder = _initialise(auto_model, config, key)
+    use_dropout(encoder)
     freeze(encoder, options.frozen)
     model = PretrainingModel(encoder, options.label_smoothing)
     _checkpoint_activations(model, options.activation_checkpointing)

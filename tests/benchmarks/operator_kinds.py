@@ -14,7 +14,7 @@ KINDS = {
         *("isneginf", "aten::all"),
     ),
     PRODUCTS: ("mm", "linear", "matmul", "mkldnn", "nvjet", "cutlass", "gemv", "splitk"),
-    "dropout": ("bernoulli", "dropout"),
+    "dropout": ("bernoulli", "random_", "dropped", "dropout"),
     "normalization": ("layer_norm", "layernorm"),
     "activation": ("gelu", "tanh"),
     "embeddings, head and loss": ("embedding", "index", "gather", "radixsort"),

@@ -14,6 +14,7 @@ from tests.benchmarks.operators import gaps_as_markdown, gaps_of
         ("aten::_softmax_backward_data", "attention"),
         ("aten::_log_softmax_backward_data", "embeddings, head and loss"),
         ("aten::bernoulli_", "dropout"),
+        ("aten::random_", "dropout"),
         ("aten::native_layer_norm_backward", "normalization"),
         ("aten::gelu", "activation"),
         ("aten::copy_", "copies"),

@@ -1,4 +1,4 @@
-"""The two ways of packed attention: the call of the variable-length kernel, and the masked fallback."""
+"""The ways of packed attention: the call of the variable-length kernel, the masked fallback, and that with dropout."""
 
 from functools import partial
 
@@ -100,6 +100,21 @@ def test_dropout_is_applied_to_the_weights() -> None:
     dropped, _ = attend(dropout=0.5)
     assert float(dropped.std()) > 0.1
     assert float(dropped.mean()) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("under_autocast", [False, True])
+def test_weights_that_lose_nothing_are_those_of_torch(
+    monkeypatch: pytest.MonkeyPatch, precision: torch.dtype, under_autocast: bool
+) -> None:
+    """What is written out for the CPU, with a dropout that drops nothing, beside torch's own in fp32."""
+    given = [each.to(precision) for each in queries_keys_values()]
+    attend = partial(packed_attention, nn.Identity(), attention_mask=None, samples=packed_samples())
+    by_torch, _ = attend(*(each.float() for each in given))
+    monkeypatch.setattr(attention, "dropped", lambda weights, p: weights)
+    with torch.autocast("cpu", torch.bfloat16, enabled=under_autocast):
+        written_out, _ = attend(*given, dropout=0.5)
+    torch.testing.assert_close(written_out, by_torch.to(precision))
 
 
 def test_the_kernel_is_not_asked_for_what_it_cannot_do() -> None:
