@@ -54,8 +54,9 @@ bench: environment ## training beside its peers, by part, engine and operator; a
 	python -m tests.benchmarks.backends --cache $(BENCH) --output tests/benchmarks/results/backends.json
 	python -m tests.benchmarks.operators --cache $(BENCH) --output tests/benchmarks/results/operators.json
 
-bench-loss: environment ## the time to a held-out loss beside HF Trainer; about 70 minutes
+bench-loss: environment ## the time to a held-out loss beside HF Trainer, padded and not; two hours and a half
 	python -m tests.benchmarks.time_to_loss --cache $(BENCH) --output tests/benchmarks/results/time_to_loss.json
+	python -m tests.benchmarks.time_to_loss --form concatenated --cache $(BENCH) --output tests/benchmarks/results/time_to_loss_concatenated.json
 
 bench-gpu: environment ## training on this machine's GPUs beside its peers, half an hour; without one, everything tried on the CPU
 	python -m tests.benchmarks.gpu --cache $(BENCH) --output tests/benchmarks/results/gpu.json

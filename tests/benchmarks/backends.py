@@ -23,7 +23,7 @@ import torch.distributed as dist
 from rich.table import Table
 from torch.nn.parallel import DistributedDataParallel
 
-from pretrain import build, comm, cores
+from pretrain import build, comm, cores, heap
 from pretrain.backends.carried import BackendName
 from pretrain.comm import Placement
 from pretrain.data.loader import Loader, StepBatches
@@ -140,6 +140,7 @@ def bare_loop(store: Path, run: OurRun, timing: Timing, threads: int) -> Steps:
     stream = build.row_stream(opened, "train", build.sampling_options(recipe), recipe.seed)
     cut = recipe.train.global_batch, build.engine_options(request).micro_batch, rank, ranks
     cores.share(place, request.device)  # as a run does
+    heap.keep_freed_memory(request.device)
     model = build.build_encoder(recipe, opened)
     optimizer = whole_optimizer(model)
     called = DistributedDataParallel(model) if ranks > 1 else model

@@ -46,12 +46,13 @@ class Choice:
     """What is chosen for a run; all else is each side's default."""
 
     lr: float
-    rows: int  # of a step
+    rows: int  # of a forward pass
     form: str  # of the text
     optimizer: str
     beta2: float
     weight_decay: float
     precision: str = "fp32"
+    accumulation: int = 1  # passes of a step
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Course:
     """What all runs share; `folder` holds the first weights and what the runs leave."""
 
     store: Path
+    lines: Path  # the store in which each line is a document
     samples: Path
     folder: Path
     preset: str
@@ -236,7 +238,13 @@ def trainer_run(course: Course, task: Task) -> tuple[float, ...]:
     torch.manual_seed(task.seed)
     choice, opened, span = task.choice, TokenStore.open(course.store), _Span()
     peer = PeerRun(
-        "trainer", choice.form, course.preset, course.seq_len, choice.rows, precision=choice.precision
+        "trainer",
+        choice.form,
+        course.preset,
+        course.seq_len,
+        choice.rows,
+        choice.accumulation,
+        precision=choice.precision,
     )
     samples = open_samples(course.samples, opened, choice.form, course.seq_len)
     chosen = {"learning_rate": choice.lr, "adam_beta2": choice.beta2, "weight_decay": choice.weight_decay}
@@ -269,7 +277,7 @@ def our_run(course: Course, task: Task) -> tuple[float, ...]:
         "data.objective=mlm",
         f"data.seq_len={course.seq_len}",
         f"schedule.warmup={_warmup(task)}",
-        f"train.global_batch={choice.rows}",
+        f"train.global_batch={choice.rows * choice.accumulation}",
         f"optimizer.name={choice.optimizer}",
         f"optimizer.lr={choice.lr}",
         f"optimizer.beta2={choice.beta2}",
@@ -278,7 +286,8 @@ def our_run(course: Course, task: Task) -> tuple[float, ...]:
     )
     with tempfile.TemporaryDirectory(dir=course.folder) as folder:
         run = OurRun(settings, precision=choice.precision)
-        request = make_request(course.store, run, Path(folder), Path(folder) / "run", place)
+        store = course.lines if choice.form == "lines" else course.store
+        request = make_request(store, run, Path(folder), Path(folder) / "run", place)
         whole = build.build_loader
 
         def build_loader(*arguments: Any) -> Any:

@@ -1,16 +1,21 @@
 """Time to a held-out loss, ours beside HF Trainer: `python -m tests.benchmarks.time_to_loss --help`.
 
-Both start from the same weights and train on the same text, each run in one process on two cores.
+Both start from the same weights and train on the same text by the same recipe, each run in one process on two cores:
+AdamW, 1,024 real tokens a step, warm-up and decay over the steps of the run. What is each side's own is how it goes
+through them, its precision and its learning rate.
 
-1. Each side tries settings in short runs of the same length, in the same way (`searched`): first what is its own (the
-   form of Trainer's text; our optimizer), then bf16, where the CPU multiplies it, then rows of a step, beta2 and weight
-   decay, and learning rates, each time on what was best so far, rows and rates by factors of two until the best lies
-   between two others. The best is the one with the smallest sum of both held-out losses.
-2. Trainer's two best rates get all of its time, as many steps as fit, so that the rate has decayed when the time is
+1. Trainer has single lines (`--form lines`: `run_mlm.py --line_by_line`, padded to the longest of a forward pass) in
+   passes of its default of 8, as many as have the tokens of a step; or (`--form concatenated`) text end to end without
+   padding, 8 rows in one pass. Ours has packed rows, of documents or of those lines.
+2. Each side computes in bf16 where the CPU multiplies it and ten steps are faster so.
+3. Each side tries rates by factors of two until the best lies between two that are worse, in runs of a quarter of
+   Trainer's time: what is asked of ours. Ours then tries lines instead of documents. The best has the smallest sum of
+   both held-out losses.
+4. Trainer's two best rates get all of its time, as many steps as fit, so that the rate has decayed when the time is
    over; the better one's held-out losses are the target.
-3. Ours trains runs of more and more steps with its best settings, each from the start and with a schedule of its own
+5. Ours trains runs of more and more steps with its best settings, each from the start and with a schedule of its own
    length, until one ends at the target or below, in both losses. What it took is the time of that run.
-4. With another seed, of first weights, order and dropout, ours trains at that length and then Trainer all of its time;
+6. With another seed, of first weights, order and dropout, ours trains at that length and then Trainer all of its time;
    where ours did not reach that target it trains longer. The ratio that is stated is the smaller one.
 
 The held-out losses are means over masked tokens of samples as ours are made, and of single lines, because a model that
@@ -25,7 +30,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -43,89 +48,53 @@ from tests.benchmarks.loss_runs import (
 )
 from tests.benchmarks.report import provenance, write
 from tests.benchmarks.training_peers import SEED
-from tests.benchmarks.training_text import open_demo
+from tests.benchmarks.training_text import open_demo, open_lines
 
 ASKED = 4.0
 SEEDS = (SEED, SEED + 1)
-# Of Trainer's seconds: what our first run is meant to take, and by how much the next one is longer.
-FIRST_SHARE, GROWTH = 1 / 8, 1.25
-MOST_VALUES = 6  # of one setting
-_LR_TIMES = "lr_times"
-
-Doubled = Literal["rows", "lr"]
-# Of a search: alternatives to what was best so far, or a setting that is halved and doubled.
-Stage = tuple[Mapping[str, Any], ...] | Doubled
+# Of Trainer's seconds: what a try takes, our first run is meant to take, and by how much the next one is longer.
+TRY_SHARE, FIRST_SHARE, GROWTH = 1 / ASKED, 1 / 8, 1.25
+ROWS = 8  # of a forward pass; Trainer's default
+LINES_OF_A_STEP = 64  # of 16 tokens in the mean: as many real tokens as 8 rows of 128 have
+MOST_RATES = 6
 
 
 @dataclass(frozen=True)
 class Side:
-    """Who trains, and how its settings are searched; `lr_times` of an alternative multiplies the rate."""
+    """Who trains, the choice that its search begins with, and changes of it that are tried at the best rate."""
 
     name: str
     on_rank: RankFunction
     first: Choice
-    stages: tuple[Stage, ...]
+    changes: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
 class Size:
-    """The model, Trainer's time, that of a try as a share of it, and what is tried."""
+    """The model, Trainer's time, and how much is tried."""
 
     preset: str
     seq_len: int
     seconds: float
-    try_share: float
     probe_steps: int  # that tell how many fit into a time
     heldout_rows: int
     threads: int
-    most_values: int
+    most_rates: int
     most_longer: int  # runs of ours
     most_runs: int  # of a disturbed one
-    trainer: Side
-    ours: Side
 
 
-TRAINER = Side(
-    "HF Trainer",
-    trainer_run,
-    Choice(1e-3, 16, "pieces", "adamw", beta2=0.999, weight_decay=0.0),
-    (
-        # A line has a quarter of a row's tokens, or less.
-        ({"form": "lines", "rows": 64}, {"form": "concatenated"}),
-        ({"precision": "bf16"},),
-        "rows",
-        ({"beta2": 0.98, "weight_decay": 0.01},),
-        "lr",
+_RECIPE = Choice(1e-3, ROWS, "concatenated", "adamw", beta2=0.999, weight_decay=0.01)
+TRAINERS = {
+    "lines": Side(
+        "HF Trainer", trainer_run, replace(_RECIPE, form="lines", accumulation=LINES_OF_A_STEP // ROWS)
     ),
-)
-OURS = Side(
-    "ours",
-    our_run,
-    Choice(5e-3, 16, "packed", "lamb", beta2=0.999, weight_decay=0.01),
-    (
-        ({"optimizer": "adamw", _LR_TIMES: 0.2},),
-        ({"precision": "bf16"},),
-        "rows",
-        ({"beta2": 0.98},),
-        "lr",
-    ),
-)
+    "concatenated": Side("HF Trainer", trainer_run, _RECIPE),
+}
+OURS = Side("ours", our_run, replace(_RECIPE, form="packed"), ({"form": "lines"},))
 SIZES = {
-    False: Size("bert-mini", 128, 600.0, 0.1, 10, 512, 2, MOST_VALUES, 8, MOST_RUNS, TRAINER, OURS),
-    True: Size(
-        "bert-tiny",
-        32,
-        1.0,
-        0.3,
-        2,
-        16,
-        1,
-        1,
-        1,
-        1,
-        replace(TRAINER, stages=("lr",), first=replace(TRAINER.first, rows=8)),
-        replace(OURS, stages=("lr",), first=replace(OURS.first, rows=8)),
-    ),
+    False: Size("bert-mini", 128, 600.0, 10, 512, 2, MOST_RATES, 10, MOST_RUNS),
+    True: Size("bert-tiny", 32, 1.0, 2, 16, 1, 1, 1, 1),
 }
 
 
@@ -135,19 +104,29 @@ class Runs:
 
     course: Course
     done: list[Trained] = field(default_factory=list)
-    _paces: dict[tuple[Any, ...], float] = field(default_factory=dict)
+    _paces: dict[tuple[str, Choice], float] = field(default_factory=dict)
 
     def run(self, side: Side, choice: Choice, seconds: float, probe_steps: int, seed: int) -> Trained:
         """As many steps as fit into `seconds`."""
-        kind = (side.name, choice.rows, choice.form, choice.optimizer, choice.precision)
-        if kind not in self._paces:
-            probe = Task(choice, seed, probe_steps, is_evaluated=False)
-            self._paces[kind] = trained(self.course, side.name, side.on_rank, probe).seconds / probe_steps
-        task = Task(choice, seed, max(2, round(seconds / self._paces[kind])))
+        pace = self.pace(side, choice, probe_steps)
+        task = Task(choice, seed, max(2, round(seconds / pace)))
         found = trained(self.course, side.name, side.on_rank, task)
-        self._paces[kind] = found.seconds / found.steps
+        self._paces[_kind(side, choice)] = found.seconds / found.steps
         self.done.append(found)
         return found
+
+    def pace(self, side: Side, choice: Choice, probe_steps: int) -> float:
+        """Seconds a step of the last run of this kind; without one, of a few steps."""
+        kind = _kind(side, choice)
+        if kind not in self._paces:
+            probe = Task(choice, SEEDS[0], probe_steps, is_evaluated=False)
+            self._paces[kind] = trained(self.course, side.name, side.on_rank, probe).seconds / probe_steps
+        return self._paces[kind]
+
+
+def _kind(side: Side, choice: Choice) -> tuple[str, Choice]:
+    """What steps of the same work have in common."""
+    return side.name, replace(choice, lr=0.0)
 
 
 def main(argv: Sequence[str]) -> dict[str, Any]:
@@ -157,14 +136,15 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     size = replace(size, seconds=arguments.seconds or size.seconds)
     store, began = open_demo(arguments.cache, arguments.quick), time.monotonic()
     result = provenance("tests.benchmarks.time_to_loss", argv) | {"preset": size.preset}
-    result |= {"seq_len": size.seq_len, "seconds": size.seconds, "try_seconds": size.seconds * size.try_share}
+    result |= {"seq_len": size.seq_len, "seconds": size.seconds, "try_seconds": size.seconds * TRY_SHARE}
+    result |= {"form": arguments.form}
     with tempfile.TemporaryDirectory(dir=arguments.cache, prefix="time-to-loss-") as folder:
-        samples = arguments.cache / "samples"
+        lines, samples = open_lines(arguments.cache, store), arguments.cache / "samples"
         shared = (size.preset, size.seq_len, size.heldout_rows, size.threads, size.most_runs)
-        runs = Runs(Course(store, samples, Path(folder), *shared))
+        runs = Runs(Course(store, lines, samples, Path(folder), *shared))
         for seed in SEEDS:
             write_start(runs.course, seed)
-        for found in stages_of(runs, size):
+        for found in stages_of(runs, size, TRAINERS[arguments.form]):
             result |= found | {"minutes": (time.monotonic() - began) / 60}
             write(result, arguments.output)  # what is measured is kept, whatever becomes of the rest
     for line in sentences(result):
@@ -180,20 +160,23 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--cache", type=Path, required=True, help="folder for store and samples, which stay")
     parser.add_argument("--quick", action="store_true", help="seconds, on a small model: shows that it runs")
+    parser.add_argument(
+        "--form", choices=TRAINERS, default="lines", help="of Trainer's text (default: lines)"
+    )
     parser.add_argument("--seconds", type=float, help="Trainer's time")
     parser.add_argument("--output", type=Path, help="file for the JSON document")
     return parser
 
 
-def stages_of(runs: Runs, size: Size) -> Iterator[dict[str, Any]]:
+def stages_of(runs: Runs, size: Size, trainer: Side) -> Iterator[dict[str, Any]]:
     """What goes into the document, as it is found."""
-    tries = searched(runs, size, size.trainer)
+    tries = searched(runs, size, trainer)
     yield {"trainer_tries": [asdict(run) for run in tries]}
-    chosen = [run.choice for run in same_but("lr", tries, best_of(tries))[:2]]
-    whole = [runs.run(size.trainer, each, size.seconds, size.probe_steps, SEEDS[0]) for each in chosen]
+    chosen = [run.choice for run in sorted(tries, key=lambda run: run.both)[:2]]
+    whole = [runs.run(trainer, each, size.seconds, size.probe_steps, SEEDS[0]) for each in chosen]
     target = best_of(whole)
     yield {"trainer_whole": [asdict(run) for run in whole], "targets": [asdict(target)]}
-    tries = searched(runs, size, size.ours)
+    tries = searched(runs, size, OURS)
     yield {"our_tries": [asdict(run) for run in tries]}
     choice = best_of(tries).choice
     ours = longer(runs, size, choice, target, target.seconds * FIRST_SHARE, SEEDS[0])
@@ -202,8 +185,8 @@ def stages_of(runs: Runs, size: Size) -> Iterator[dict[str, Any]]:
     if not ours[-1].reaches(target):
         return
     # The other order: ours first, for as long as it took.
-    again = runs.run(size.ours, choice, ours[-1].seconds, size.probe_steps, SEEDS[1])
-    other = runs.run(size.trainer, target.choice, size.seconds, size.probe_steps, SEEDS[1])
+    again = runs.run(OURS, choice, ours[-1].seconds, size.probe_steps, SEEDS[1])
+    other = runs.run(trainer, target.choice, size.seconds, size.probe_steps, SEEDS[1])
     others = [again]
     if not again.reaches(other):
         others += longer(runs, size, choice, other, again.seconds * GROWTH, SEEDS[1])
@@ -215,31 +198,24 @@ def stages_of(runs: Runs, size: Size) -> Iterator[dict[str, Any]]:
 
 
 def searched(runs: Runs, size: Size, side: Side) -> list[Trained]:
-    """The tries of a side, in their order, stage by stage; settings that are doubled until the best is between two."""
+    """The tries of a side, in their order: rates by factors of two, then changes at the best one."""
 
     def run(choice: Choice) -> Trained:
-        return runs.run(side, choice, size.seconds * size.try_share, size.probe_steps, SEEDS[0])
+        return runs.run(side, choice, size.seconds * TRY_SHARE, size.probe_steps, SEEDS[0])
 
-    tries = [run(side.first)]
-    for stage in side.stages:
-        if isinstance(stage, str):
-            while (choice := next_choice(tries, stage, size.most_values)) is not None:
-                tries.append(run(choice))
-            continue
-        best = best_of(tries).choice
-        tries += [run(changed(best, change)) for change in stage if _is_able(change)]
-    return tries
+    tries = [run(faster_precision(runs, size, side))]
+    while (choice := next_rate(tries, size.most_rates)) is not None:
+        tries.append(run(choice))
+    best = best_of(tries).choice
+    return [*tries, *(run(replace(best, **change)) for change in side.changes)]
 
 
-def _is_able(change: Mapping[str, Any]) -> bool:
-    """Whether this machine multiplies in that precision; else it would only be slow."""
-    return change.get("precision") != "bf16" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def changed(choice: Choice, change: Mapping[str, Any]) -> Choice:
-    """A choice with some of it changed."""
-    others = {name: value for name, value in change.items() if name != _LR_TIMES}
-    return replace(choice, lr=choice.lr * change.get(_LR_TIMES, 1.0), **others)
+def faster_precision(runs: Runs, size: Size, side: Side) -> Choice:
+    """What a side begins with, in bf16 if that is faster; where the CPU does not multiply it, it would only be slow."""
+    choices = [side.first]
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        choices.append(replace(side.first, precision="bf16"))
+    return min(choices, key=lambda choice: runs.pace(side, choice, size.probe_steps))
 
 
 def best_of(runs: Sequence[Trained]) -> Trained:
@@ -247,26 +223,14 @@ def best_of(runs: Sequence[Trained]) -> Trained:
     return min(runs, key=lambda run: run.both)
 
 
-def same_but(name: Doubled, tries: Sequence[Trained], run: Trained) -> list[Trained]:
-    """The tries with all other settings of a run, the best first."""
-    own: dict[str, Any] = {name: getattr(run.choice, name)}
-    alike = [each for each in tries if replace(each.choice, **own) == run.choice]
-    return sorted(alike, key=lambda each: each.both)
-
-
-def next_choice(tries: Sequence[Trained], name: Doubled, most: int) -> Choice | None:
-    """The best with half of the lowest value where that is its own, or twice the highest; None where neither is."""
-    best = best_of(tries)
-    values = [getattr(run.choice, name) for run in same_but(name, tries, best)]
-    value = getattr(best.choice, name)
-    if len(values) >= most:
+def next_rate(tries: Sequence[Trained], most: int) -> Choice | None:
+    """The best with half of the lowest rate where that is its own, or twice the highest; None where neither is."""
+    if len(tries) >= most:
         return None
-    found: dict[str, Any] = {}
-    if value == min(values) and value != 1:
-        found[name] = value // 2 if isinstance(value, int) else value / 2
-    elif value == max(values):
-        found[name] = 2 * value
-    return replace(best.choice, **found) if found else None
+    best, rates = best_of(tries).choice, [run.choice.lr for run in tries]
+    if best.lr == min(rates):
+        return replace(best, lr=best.lr / 2)
+    return replace(best, lr=2 * best.lr) if best.lr == max(rates) else None
 
 
 def longer(
@@ -275,7 +239,7 @@ def longer(
     """Our runs, each longer than the one before, until one reaches the target."""
     found: list[Trained] = []
     while not found or (not found[-1].reaches(target) and len(found) < size.most_longer):
-        found.append(runs.run(size.ours, choice, seconds, size.probe_steps, seed))
+        found.append(runs.run(OURS, choice, seconds, size.probe_steps, seed))
         seconds *= GROWTH
     return found
 
@@ -305,10 +269,7 @@ def sentences(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _said(choice: Mapping[str, Any]) -> str:
-    settings = (
-        f"{choice['precision']}, rate {choice['lr']:g}, {choice['rows']} rows, beta2 {choice['beta2']:g}"
-    )
-    return f"{choice['form']}, {choice['optimizer']}, {settings}"
+    return f"{choice['form']}, {choice['precision']}, rate {choice['lr']:g}"
 
 
 def _losses(run: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ included.
 4. Optimizer. Ours is LAMB with clipping and norms; the peers have torch's fused AdamW, with clipping, as they come.
 5. Loading. Ours makes batches in a thread beside the training, the peers in it (`dataloader_num_workers=0`, the
    default), but for one with a worker.
+6. Memory. On the CPU ours keeps what it frees; the peers do as they come, but for two.
 
 Where Trainer groups samples by length it sorts those of 50 steps from long to short: such cycles are timed whole. On
 two ranks everybody's ranks keep to cores of their own. A run during which other work had more than a little of the
@@ -89,10 +90,12 @@ QUICK_PEERS = (
     "HF Trainer, lines, 8 rows, padded to seq_len",
     "HF Trainer, lines, 64 rows, grouped by length",
     "HF Trainer, concatenated, 32 rows, a loader's worker",
+    "HF Trainer, concatenated, 32 rows, freed memory kept",
     "accelerate and DeepSpeed 2, lines, 8 rows",
     "without masked-only head",
     "without our optimizer",
-    "with freed memory kept",
+    "without our dropout",
+    "without kept memory",
     "on lines, unpacked",
 )
 
@@ -268,6 +271,8 @@ def peers_of(course: Course, group: Group) -> list[Peer]:
         trainer_with("padded to seq_len", "lines", FEW_ROWS, padding="max_length"),
         trainer_with("grouped by length", "lines", LINE_ROWS[-1], sampling="group_by_length"),
         trainer_with("a loader's worker", "concatenated", whole, workers=1),
+        trainer_with("freed memory kept", "lines", FEW_ROWS, memory_kept=True),
+        trainer_with("freed memory kept", "concatenated", whole, memory_kept=True),
         theirs(ACCELERATE, "accelerate", "lines", FEW_ROWS),
     ]
 
@@ -275,14 +280,13 @@ def peers_of(course: Course, group: Group) -> list[Peer]:
 def parts_of(course: Course, group: Group) -> list[Peer]:
     """Ours without a part, or with one more; what "ours is" says is what the part gives, or the inverse. On lines it
     has the peers' samples, packed, or each padded to `seq_len`."""
-    parts = ("masked-only head", "our optimizer", "background loader")
+    parts = ("masked-only head", "our optimizer", "our dropout", "background loader", "kept memory")
     return [
         Peer("ours", course.ours(group), is_ours=True),
         Peer("without packing", course.ours(group, settings=("data.packing=false",))),
         Peer("on lines", course.ours_on_lines(group, packing=True)),
         Peer("on lines, unpacked", course.ours_on_lines(group, packing=False)),
         *(Peer(f"without {part}", course.ours(group, without=part)) for part in parts),
-        Peer("with freed memory kept", course.ours(group, without="memory given back")),
         Peer("with torch.compile", course.ours(group, settings=("train.compile=true",))),
         Peer("with AdamW", course.ours(group, settings=("optimizer.name=adamw",))),
         Peer("with no dropout", course.ours(group, settings=("model.dropout=0.0",))),

@@ -5,7 +5,6 @@ data, passes, optimizer, metrics and their files. `REPLACED` says which parts ca
 there.
 """
 
-import ctypes
 import json
 import tempfile
 import time
@@ -19,14 +18,16 @@ from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+from torch.nn.functional import dropout as torch_dropout
 
-from pretrain import build, comm
+from pretrain import build, comm, heap
 from pretrain.backends.carried import BackendName
 from pretrain.build import Request
 from pretrain.comm import Placement
 from pretrain.config import resolve
 from pretrain.data.loader import Loader, StepBatches
+from pretrain.model import attention, dropout
 from pretrain.model.encoder import ModelInput, PretrainingModel
 from pretrain.model.flops import TrainingFlops
 from pretrain.model.heads import mlm_logits
@@ -36,7 +37,6 @@ from pretrain.signals import StopRequest
 from tests.benchmarks.step_clock import StepClock, Steps, Timing, Work
 
 NO_LABEL = -100
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 # Over so many steps that the clock, not the recipe, ends the run.
 STEPS = 100_000
 
@@ -189,19 +189,25 @@ def _whole_head() -> AbstractContextManager[object]:
 
 
 @contextmanager
-def _memory_kept() -> Iterator[None]:
-    """As MALLOC_MMAP_MAX_=0 and MALLOC_TRIM_THRESHOLD_ in the environment: glibc gives nothing back to the system,
-    which would clear it and hand it out anew. For the rest of the process."""
-    mallopt = ctypes.CDLL(None).mallopt
-    for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1)):
-        if mallopt(parameter, value) != 1:
-            raise RuntimeError(f"mallopt refuses {value} for {parameter}.")
-    yield
+def _torch_dropout() -> Iterator[None]:
+    def attend(
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor,
+        p: float,
+        scale: float,
+    ) -> torch.Tensor:
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=p, scale=scale)
+
+    with patch.object(dropout, "dropped", torch_dropout), patch.object(attention, "_with_dropout", attend):
+        yield
 
 
 REPLACED: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "masked-only head": _whole_head,
     "our optimizer": partial(patch.object, build, "ShardedOptimizer", TorchAdamW),
-    "memory given back": _memory_kept,
+    "our dropout": _torch_dropout,
+    "kept memory": partial(patch.object, heap, "keep_freed_memory", lambda _: False),
     "background loader": partial(patch.object, build, "Loader", partial(ForegroundLoader, depth=0)),
 }

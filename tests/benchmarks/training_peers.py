@@ -30,7 +30,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from pretrain import cores
+from pretrain import cores, heap
 from pretrain.comm import Placement
 from pretrain.data.store import TokenStore
 from pretrain.model.presets import preset_config
@@ -45,7 +45,7 @@ LR, SEED, MAX_STEPS = 1e-4, 7, 100_000
 class PeerRun:
     """`rows` per rank and forward pass, `accumulation` of these a step. `padding`: to the longest sample of a forward
     pass (the default) or to `seq_len`. `sampling`: Trainer's `train_sampling_strategy`; `workers`: its
-    `dataloader_num_workers`."""
+    `dataloader_num_workers`; `memory_kept`: freed memory stays with the process, as it does in our runs on CPUs."""
 
     kind: str  # of LOOPS
     form: str  # of the text
@@ -58,12 +58,15 @@ class PeerRun:
     precision: str = "fp32"
     stage: int = 2  # of DeepSpeed
     workers: int = 0
+    memory_kept: bool = False
 
 
 def train_peer(store: Path, cache: Path, run: PeerRun, timing: Timing, threads: int) -> Steps:
     """On a rank, collective: a loop until the clock has seen enough of it."""
     torch.set_num_threads(threads)
     cores.share(here(), _device())
+    if run.memory_kept:
+        heap.keep_freed_memory(_device())
     torch.manual_seed(SEED)
     opened = TokenStore.open(store)
     samples = open_samples(cache, opened, run.form, run.seq_len)
