@@ -6,7 +6,7 @@ A row of `seq_len` tokens holds several samples. Three ways lead to the same res
    attention over the flattened rows, cut at `cu_seqlens`;
 2. everywhere else, scaled-dot-product attention under a boolean mask that is true where query and key belong
    to the same sample. The mask is made once per forward pass and shared by the layers;
-3. on the CPU with attention dropout the same written out, as torch does it there, in fp32, but with `dropped`.
+3. on the CPU with attention dropout the same written out, as torch does it there, in fp32 at least, but with `dropped`.
 
 Padding counts as a sample of its own: it attends to padding, so that no softmax runs over nothing. Layers
 with a sliding window (ModernBERT) see the neighbours within the window inside their own sample.
@@ -120,10 +120,11 @@ def _with_dropout(
 ) -> Tensor:
     """`scaled_dot_product_attention` of the same arguments, under autocast too."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    precise = torch.promote_types(query.dtype, torch.float32)
     with torch.autocast("cpu", enabled=False):
-        scores = (query.float() * scale) @ key.float().transpose(-1, -2)
+        scores = (query.to(precise) * scale) @ key.to(precise).transpose(-1, -2)
         weights = scores.masked_fill_(~mask, -torch.inf).softmax(-1)
-        return (dropped(weights, dropout) @ value.float()).to(query.dtype)
+        return (dropped(weights, dropout) @ value.to(precise)).to(query.dtype)
 
 
 def _flash_attention_fits(query: Tensor, dropout: float) -> bool:

@@ -113,8 +113,7 @@ class _DeviceMeasurer:
     def measure(self, checkpointing: Checkpointing, rows: int) -> Trial:
         limit = self._plan.asked.memory_bytes
         if self._device.type == "cpu" and limit is not None:
-            # What this process holds already is part of what is planned.
-            room = min(limit, psutil.virtual_memory().available + psutil.Process().memory_info().rss)
+            room = min(limit, psutil.virtual_memory().available)
             planned = self._peak(self._traced(checkpointing, rows), rows)
             if planned > room:
                 where = gib(limit) if room == limit else f"{gib(room)} that are free here"
@@ -162,6 +161,8 @@ class _DeviceMeasurer:
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+        else:
+            heap.give_back()
 
     def _traced(self, checkpointing: Checkpointing, rows: int) -> int:
         recipe = with_checkpointing(self._plan.asked.config.recipe, checkpointing)

@@ -1,13 +1,12 @@
 """Resident bytes of a process on the CPU: what is live, and what the C library keeps of what was.
 
-glibc gives a piece of memory back at once only where it is larger than 32 MiB; smaller ones stay in its heap, and what
-lies between pieces that are still held is rarely of the size that is asked for next. So weights that an engine has
-copied, what is gathered layer by layer, and gradients on their way leave holes (`_KEPT`). Activations, which come and
-go by layers, leave others that gradients then fill (`_FILLED`). Both figures were measured on two gloo ranks, and are
-no law: `python -m tests.benchmarks.plan_memory` says how far they hold.
+A run keeps what it frees (`heap`), and what lies between pieces that are still held is rarely of the size that is asked
+for next. So weights that an engine has copied, what is gathered layer by layer, and gradients on their way leave holes
+(`_KEPT`). Activations, which come and go by layers, leave others that gradients then fill (`_FILLED`). Both figures
+were measured on two gloo ranks, and are no law: `python -m tests.benchmarks.plan_memory` says how far they hold.
 
-A copy of what is saved comes at the first checkpoint. After the last step it lies where large buffers were, which were
-given back; before it, beside them.
+A copy of what is saved comes at the first checkpoint. After the last step it lies where large buffers were; before it,
+beside them.
 """
 
 from collections.abc import Mapping
@@ -21,8 +20,7 @@ from pretrain.plan.rows import RowFigures
 from pretrain.plan.shards import held_numel
 
 _FP32 = 4
-_GIVEN_BACK = 32 << 20  # bytes of a piece: glibc's DEFAULT_MMAP_THRESHOLD_MAX
-# By engine and stage, in bytes for each element of a small parameter: whatever the precision, and for each byte of an
+# By engine and stage, in bytes for each element of a parameter: whatever the precision, and for each byte of an
 # element where the passes compute.
 _KEPT: Mapping[tuple[BackendName, int], tuple[float, float]] = MappingProxyType(
     {
@@ -64,9 +62,9 @@ def resident_bytes(
     saves_before_end: bool,
 ) -> Resident:
     """Of the fullest rank, which is rank 0."""
-    small = sum(each.numel for each in shapes.trained + shapes.frozen if _FP32 * each.numel < _GIVEN_BACK)
+    numel = sum(each.numel for each in shapes.trained + shapes.frozen)
     always, of_passes = _KEPT[engine.backend, engine.stage]
-    holes = small * (always + engine.compute_bytes * of_passes)
+    holes = numel * (always + engine.compute_bytes * of_passes)
     kept = max(0, round(holes - _FILLED * live.activations))
     copied = _snapshot_bytes(engine, shapes)
     given_back = 0 if saves_before_end else _given_back(engine, shapes)

@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from pretrain.model.dropout import Dropout, dropped, use_dropout
+from pretrain.model.dropout import Dropout, draw, dropped, use_dropout
 
 COUNT = 1_000_001  # no multiple of the elements that one draw serves
 
@@ -20,6 +21,16 @@ def test_share_and_expectation(p: float) -> None:
     assert float(output.double().mean()) == pytest.approx(1.0, abs=5 * math.sqrt(p / (1 - p) / COUNT))
     # All that is kept has one factor: 1 / (1 - p), by the share that is kept.
     assert len(output.unique()) == 2 and float(output.max()) == pytest.approx(1 / (1 - p), rel=1e-3)
+
+
+def test_draws_are_those_of_splitmix64() -> None:
+    """The first five from 1234567 as the generator's public test vectors have them."""
+    draws = np.zeros(5, np.uint64)
+    draw(draws, np.uint64(1234567))
+    assert draws.tolist() == [
+        *(6457827717110365317, 3203168211198807973, 9817491932198370423),
+        *(4593380528125082431, 16408922859458223821),
+    ]
 
 
 def test_neighbours_and_passes_are_independent() -> None:
@@ -57,6 +68,7 @@ def test_seed_says_what_is_dropped_whatever_the_number_of_threads() -> None:
 def test_edges() -> None:
     values = torch.ones(6)
     assert dropped(values, 0.0) is values
+    assert not dropped(values, 1.0).any()
     assert dropped(torch.ones(0, 3), 0.5).shape == (0, 3)
     assert dropped(values, 1 - 2**-20).isfinite().all()
     assert Dropout(0.5).eval()(values) is values
