@@ -24,14 +24,14 @@ _FP32 = 4
 # element where the passes compute.
 _KEPT: Mapping[tuple[BackendName, int], tuple[float, float]] = MappingProxyType(
     {
-        ("deepspeed", 0): (0.0, 2.0),
-        ("deepspeed", 1): (10.4, 0.5),
-        ("deepspeed", 2): (27.0, -3.5),
-        ("deepspeed", 3): (11.0, 2.5),
-        ("fsdp", 0): (2.4, 2.7),
-        ("fsdp", 1): (2.3, 3.2),
-        ("fsdp", 2): (4.8, 3.6),
-        ("fsdp", 3): (0.3, 6.2),
+        ("deepspeed", 0): (10.0, 0.0),
+        ("deepspeed", 1): (1.7, 4.45),
+        ("deepspeed", 2): (21.4, 0.0),
+        ("deepspeed", 3): (20.8, 1.0),
+        ("fsdp", 0): (-1.1, 4.05),
+        ("fsdp", 1): (1.9, 3.15),
+        ("fsdp", 2): (7.5, 3.4),
+        ("fsdp", 3): (3.6, 6.9),
     }
 )
 _FILLED = 0.45  # of the bytes of activations

@@ -25,7 +25,7 @@ from tests.end_to_end.runs import launcher_command
 from tests.worlds import run_command
 
 NUM_RANKS = 2
-NUM_STEPS = 12
+NUM_STEPS = 8
 VOCAB_SIZE = 8192
 SEQ_LEN = 128
 _SECONDS = 600.0  # that a plan may take where others work too
