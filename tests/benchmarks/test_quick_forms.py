@@ -189,7 +189,7 @@ def test_operators(cache: Path) -> None:
 def test_time_to_loss(cache: Path) -> None:
     found, printed = quick("time_to_loss", cache)
     uniform = math.log(2048)
-    runs = [*found["trainer_tries"], *found["our_tries"], *found["trainer_whole"], *found["our_runs"][0]]
+    runs = [*found["trainer_tries"], *found["our_tries"], *found["targets"], *found["our_runs"][0]]
     assert all(0 < run["loss"] < uniform + 0.5 and 0 < run["loss_of_lines"] < uniform + 0.5 for run in runs)
     assert {run["name"] for run in runs} == {"HF Trainer", "ours"}
     assert all(run["others_share"] >= 0 for run in runs)
