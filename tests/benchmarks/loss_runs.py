@@ -71,9 +71,15 @@ class Trained:
 
     @property
     def both(self) -> float:
-        """The sum of both losses: what settings are chosen by, on both sides; infinite where one is no number."""
+        """The sum of both losses: what Trainer's settings are chosen by; infinite where one is no number."""
         both = self.loss + self.loss_of_lines
         return math.inf if math.isnan(both) else both
+
+    def above(self, target: "Trained") -> float:
+        """By how much the loss that is farther from the target is above it: what our settings are chosen by, because
+        both must be there; infinite where one is no number."""
+        above = max(self.loss - target.loss, self.loss_of_lines - target.loss_of_lines)
+        return math.inf if math.isnan(self.both) else above
 
     def reaches(self, other: "Trained") -> bool:
         """Neither loss is above the other's."""

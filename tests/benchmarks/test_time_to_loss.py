@@ -1,5 +1,6 @@
 """How settings are searched and runs compared, on made-up losses: nothing is trained."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,11 @@ from tests.benchmarks.time_to_loss import (
     SIZES,
     TRAINERS,
     Runs,
+    by_sum,
     searched,
     sentences,
     stages_of,
+    tries_of,
 )
 
 TRAINER = TRAINERS["lines"]
@@ -44,7 +47,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
 
 def test_search_goes_beyond_the_edges_of_the_rates(runs: Runs) -> None:
     for side in (TRAINER, OURS):
-        tries = searched(runs, SIZES[False], side, 150.0)
+        tries = searched(runs, SIZES[False], side, 150.0, by_sum)
         best = min(tries, key=lambda run: run.both).choice
         assert best.lr == pytest.approx(1 / 125)
         rates = [run.choice.lr for run in tries]
@@ -61,14 +64,14 @@ def test_bf16_is_taken_where_the_processor_has_it_and_it_is_faster(
 ) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: able)
     monkeypatch.setattr(f"{__name__}.BF16_SHARE", share)
-    assert {run.choice.precision for run in searched(runs, SIZES[False], TRAINER, 150.0)} == {taken}
+    assert {run.choice.precision for run in searched(runs, SIZES[False], TRAINER, 150.0, by_sum)} == {taken}
 
 
 def test_search_ends_where_nothing_gets_worse(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         time_to_loss, "trained", lambda *given: replace(made_up(*given), loss=-1e6 * given[3].choice.lr)
     )
-    tries = searched(runs, SIZES[False], TRAINER, 150.0)
+    tries = searched(runs, SIZES[False], TRAINER, 150.0, by_sum)
     assert len(tries) == SIZES[False].most_rates
 
 
@@ -98,6 +101,37 @@ def test_both_losses_must_be_reached() -> None:
     ours = replace(target, seconds=100.0, loss=4.0, loss_of_lines=6.1)
     assert not ours.reaches(target) and time_to_loss.ratio(target, ours) is None
     assert time_to_loss.ratio(target, replace(ours, loss_of_lines=6.0)) == 6.0
+
+
+def test_ours_is_chosen_by_the_loss_that_is_farther_from_the_target(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def uneven(course: Course, name: str, on_rank: Any, task: Task) -> Trained:
+        """Documents have the smaller sum, lines both of Trainer's losses."""
+        run = made_up(course, name, on_rank, task)
+        if name == "HF Trainer":
+            return replace(run, loss=6.3, loss_of_lines=6.1)
+        loss, of_lines = (6.2, 6.05) if task.choice.form == "lines" else (5.5, 6.2)
+        return replace(run, loss=loss, loss_of_lines=of_lines)
+
+    monkeypatch.setattr(time_to_loss, "trained", uneven)
+    found = [part for part in stages_of(runs, SIZES[False], TRAINER) if "our_runs" in part][-1]
+    assert {run["choice"]["form"] for group in found["our_runs"] for run in group} == {"lines"}
+
+
+def test_tries_of_an_interrupted_run_are_not_made_again(runs: Runs, tmp_path: Path) -> None:
+    shared = {"preset": "bert-tiny", "seq_len": 32, "seconds": 600.0, "form": "lines", "versions": {}}
+    shared |= {"machine": {"cpu": "a", "cores_used": 2, "cores": 2, "system": "Linux", "load_before": 0.1}}
+    (first, *_) = stages_of(runs, SIZES[False], TRAINER)
+    path = tmp_path / "earlier.json"
+    path.write_text(json.dumps(shared | first))
+    taken = tries_of(path, shared | {"machine": shared["machine"] | {"load_before": 2.0}})
+    made = len(runs.done)
+    again, *_ = stages_of(runs, SIZES[False], TRAINER, taken)
+    assert again == first
+    assert [run.name for run in runs.done[made : made + len(taken)]] == ["HF Trainer"] * len(taken)
+    with pytest.raises(SystemExit, match=r"earlier.json: .* seconds, machine differ"):
+        tries_of(path, shared | {"seconds": 60.0, "machine": shared["machine"] | {"cpu": "b"}})
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ goes through them, its precision and its learning rate.
    passes of its default of 8, as many as have the tokens of a step; or (`--form concatenated`) text end to end without
    padding, 8 rows in one pass. Ours has packed rows, of documents or of those lines.
 2. Each side computes in bf16 where the CPU multiplies it and ten steps are faster so.
-3. Each side tries rates by factors of two until the best, by the sum of both held-out losses, lies between two that are
-   worse. A run of Trainer has all of its time, and as many steps as fit, so that the rate has decayed when the time is
-   over; the best one's losses are the target. A run of ours has a quarter of that, which is what is asked of it. Ours
-   then tries lines instead of documents.
+3. Each side tries rates by factors of two until the best lies between two that are worse. A run of Trainer has all of
+   its time, and as many steps as fit, so that the rate has decayed when the time is over; the best is that with the
+   smallest sum of both held-out losses, and they are the target. A run of ours has a quarter of that time, which is
+   what is asked of it; the best is that whose farther loss is nearest to the target or farthest below, because both
+   must be there. Ours then tries lines instead of documents.
 4. Ours trains runs of more and more steps with its best settings, each from the start and with a schedule of its own
    length, until one ends at the target or below, in both losses. What it took is the time of that run.
 5. With another seed, of first weights, order and dropout, ours trains at that length and then Trainer all of its time;
@@ -23,10 +24,11 @@ cores is repeated, twice at most. Nothing is asserted.
 """
 
 import argparse
+import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,8 @@ from tests.benchmarks.report import provenance, write
 from tests.benchmarks.training_peers import SEED
 from tests.benchmarks.training_text import open_demo, open_lines
 
+Rank = Callable[[Trained], float]  # less is better
+
 ASKED = 4.0
 SEEDS = (SEED, SEED + 1)
 # Of Trainer's seconds: what a try of ours takes, our first run is meant to take, and how much longer the next one.
@@ -56,6 +60,9 @@ TRY_SHARE, FIRST_SHARE, GROWTH = 1 / ASKED, 1 / 8, 1.25
 ROWS = 8  # of a forward pass; Trainer's default
 LINES_OF_A_STEP = 64  # of 16 tokens in the mean: as many real tokens as 8 rows of 128 have
 MOST_RATES = 6
+# What two documents have in common whose runs may be compared; of "machine", the second line.
+SAME = ("preset", "seq_len", "seconds", "form", "versions")
+SAME_MACHINE = ("cpu", "cores_used", "cores", "system")
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,11 @@ class Runs:
             self._paces[kind] = trained(self.course, side.name, side.on_rank, probe).seconds / probe_steps
         return self._paces[kind]
 
+    def add(self, side: Side, run: Trained) -> None:
+        """A run of an earlier measurement."""
+        self._paces[_kind(side, run.choice)] = run.seconds / run.steps
+        self.done.append(run)
+
 
 def _kind(side: Side, choice: Choice) -> tuple[str, Choice]:
     """What steps of the same work have in common."""
@@ -136,13 +148,14 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     store, began = open_demo(arguments.cache, arguments.quick), time.monotonic()
     result = provenance("tests.benchmarks.time_to_loss", argv) | {"preset": size.preset}
     result |= {"seq_len": size.seq_len, "seconds": size.seconds, "form": arguments.form}
+    earlier = tries_of(arguments.trainer_tries, result) if arguments.trainer_tries else []
     with tempfile.TemporaryDirectory(dir=arguments.cache, prefix="time-to-loss-") as folder:
         lines, samples = open_lines(arguments.cache, store), arguments.cache / "samples"
         shared = (size.preset, size.seq_len, size.heldout_rows, size.threads, size.most_runs)
         runs = Runs(Course(store, lines, samples, Path(folder), *shared))
         for seed in SEEDS:
             write_start(runs.course, seed)
-        for found in stages_of(runs, size, TRAINERS[arguments.form]):
+        for found in stages_of(runs, size, TRAINERS[arguments.form], earlier):
             result |= found | {"minutes": (time.monotonic() - began) / 60}
             write(result, arguments.output)  # what is measured is kept, whatever becomes of the rest
     for line in sentences(result):
@@ -163,17 +176,44 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seconds", type=float, help="Trainer's time")
     parser.add_argument("--output", type=Path, help="file for the JSON document")
+    parser.add_argument(
+        "--trainer-tries",
+        type=Path,
+        metavar="FILE",
+        help="document of an interrupted run on this machine, whose tries of Trainer are not made again",
+    )
     return parser
 
 
-def stages_of(runs: Runs, size: Size, trainer: Side) -> Iterator[dict[str, Any]]:
-    """What goes into the document, as it is found."""
-    tries = searched(runs, size, trainer, size.seconds)
-    target = best_of(tries)
+def tries_of(path: Path, result: Mapping[str, Any]) -> list[Trained]:
+    """Trainer's runs in an earlier document; an error where something else than the tries may differ."""
+    earlier = json.loads(path.read_text())
+    machines = [{key: each["machine"][key] for key in SAME_MACHINE} for each in (earlier, result)]
+    differing = [key for key in SAME if earlier[key] != result[key]]
+    differing += ["machine"] * (machines[0] != machines[1])
+    if differing:
+        raise SystemExit(
+            f"{path}: its runs are not comparable, for {', '.join(differing)} differ; leave it out"
+        )
+    return [Trained(**run | {"choice": Choice(**run["choice"])}) for run in earlier["trainer_tries"]]
+
+
+def stages_of(
+    runs: Runs, size: Size, trainer: Side, earlier: Sequence[Trained] = ()
+) -> Iterator[dict[str, Any]]:
+    """What goes into the document, as it is found; `earlier` are tries of Trainer."""
+    for run in earlier:
+        runs.add(trainer, run)
+    tries = list(earlier) or searched(runs, size, trainer, size.seconds, by_sum)
+    target = min(tries, key=by_sum)
     yield {"trainer_tries": [asdict(run) for run in tries], "targets": [asdict(target)]}
-    tries = searched(runs, size, OURS, size.seconds * TRY_SHARE)
+
+    def by_target(run: Trained) -> float:
+        return run.above(target)
+
+    tries = searched(runs, size, OURS, size.seconds * TRY_SHARE, by_target)
     yield {"our_tries": [asdict(run) for run in tries]}
-    choice = best_of(tries).choice
+    choice = min(tries, key=by_target).choice
     ours = longer(runs, size, choice, target, target.seconds * FIRST_SHARE, SEEDS[0])
     first = [asdict(run) for run in ours]
     yield {"our_runs": [first], "times_sooner": [ratio(target, ours[-1])]}
@@ -192,16 +232,16 @@ def stages_of(runs: Runs, size: Size, trainer: Side) -> Iterator[dict[str, Any]]
     }
 
 
-def searched(runs: Runs, size: Size, side: Side, seconds: float) -> list[Trained]:
+def searched(runs: Runs, size: Size, side: Side, seconds: float, rank: Rank) -> list[Trained]:
     """The tries of a side of so many seconds, in their order: rates by factors of two, then changes at the best one."""
 
     def run(choice: Choice) -> Trained:
         return runs.run(side, choice, seconds, size.probe_steps, SEEDS[0])
 
     tries = [run(faster_precision(runs, size, side))]
-    while (choice := next_rate(tries, size.most_rates)) is not None:
+    while (choice := next_rate(tries, size.most_rates, rank)) is not None:
         tries.append(run(choice))
-    best = best_of(tries).choice
+    best = min(tries, key=rank).choice
     return [*tries, *(run(replace(best, **change)) for change in side.changes)]
 
 
@@ -213,16 +253,15 @@ def faster_precision(runs: Runs, size: Size, side: Side) -> Choice:
     return min(choices, key=lambda choice: runs.pace(side, choice, size.probe_steps))
 
 
-def best_of(runs: Sequence[Trained]) -> Trained:
-    """The smallest sum of both held-out losses: the rule for both sides."""
-    return min(runs, key=lambda run: run.both)
+def by_sum(run: Trained) -> float:
+    return run.both
 
 
-def next_rate(tries: Sequence[Trained], most: int) -> Choice | None:
+def next_rate(tries: Sequence[Trained], most: int, rank: Rank) -> Choice | None:
     """The best with half of the lowest rate where that is its own, or twice the highest; None where neither is."""
     if len(tries) >= most:
         return None
-    best, rates = best_of(tries).choice, [run.choice.lr for run in tries]
+    best, rates = min(tries, key=rank).choice, [run.choice.lr for run in tries]
     if best.lr == min(rates):
         return replace(best, lr=best.lr / 2)
     return replace(best, lr=2 * best.lr) if best.lr == max(rates) else None
