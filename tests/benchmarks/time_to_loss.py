@@ -7,7 +7,7 @@ goes through them, its precision and its learning rate.
 1. Trainer has single lines (`--form lines`: `run_mlm.py --line_by_line`, padded to the longest of a forward pass) in
    passes of its default of 8, as many as have the tokens of a step; or (`--form concatenated`) text end to end without
    padding, 8 rows in one pass. Ours has packed rows, of documents or of those lines.
-2. Each side computes in bf16 where the CPU multiplies it and ten steps are faster so.
+2. Each side computes in bf16 where the CPU multiplies it and twenty steps are faster so.
 3. Each side tries rates by factors of two until the best lies between two that are worse. A run of Trainer has all of
    its time, and as many steps as fit, so that the rate has decayed when the time is over; the best is that with the
    smallest sum of both held-out losses, and they are the target. A run of ours has a quarter of that time, which is
