@@ -9,14 +9,17 @@ import os
 import sys
 
 from data_prep.stopping import Stopped, StopSignals
+from pretrain import garbage
 from pretrain.errors import StoppedBySignal
 
 if __name__ == "__main__":
     stop = StopSignals()
     stop.listen()
     try:
+        garbage.pause()
         from data_prep.cli import main
 
+        garbage.spare()
         code = main(stop=stop)
     except Stopped as signal:
         print(f"error: stopped by {signal} before anything began.", file=sys.stderr)

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Python puts this script's folder first, where `pretrain` would be this very file.
 sys.path[0] = str(ROOT)
 
+from pretrain import garbage  # noqa: E402
 from pretrain.said import Said  # noqa: E402
 from pretrain.signals import StopRequest  # noqa: E402
 
@@ -20,6 +21,7 @@ STOP, SAID = StopRequest(), Said()
 if __name__ == "__main__":
     STOP.listen()  # the libraries below take seconds to import
     SAID.replace()  # and their loggers take hold of the streams that are there
+    garbage.pause()
 
 import torch  # noqa: E402
 
@@ -140,4 +142,5 @@ def leave(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
+    garbage.spare()
     leave(main())

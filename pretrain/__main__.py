@@ -2,8 +2,10 @@
 
 import sys
 
+from pretrain import garbage
 from pretrain.doctor.versions import missing_packages
 
+garbage.pause()
 try:
     from pretrain.command import main
 except ImportError as error:
@@ -13,4 +15,7 @@ except ImportError as error:
     sys.exit("\n".join(f"error: {each}" for each in (f"{error}.", *found)))
 
 if __name__ == "__main__":
-    sys.exit(main())
+    garbage.spare()
+    code = main()
+    garbage.spare()  # it is all given up now
+    sys.exit(code)

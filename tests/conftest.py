@@ -6,9 +6,18 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from pretrain import comm
+from pretrain import comm, garbage
 from pretrain.faults.bench import Bench
 from tests.worlds import ROOT, environment
+
+# Processes of this one are many at a time, and their tensors small: a second thread would wait, which takes a core.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+garbage.pause()  # while tests are imported
+
+
+def pytest_collection_finish() -> None:
+    garbage.spare()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,8 +31,8 @@ def in_full(pytestconfig: pytest.Config) -> bool:
     return bool(pytestconfig.getoption("--in-full"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`gpu` tests need a GPU; benchmarks run only where `-m` names them."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """`gpu` tests need a GPU; benchmarks run only where `-m` names them; `in_full` tests where all is asked for."""
     no_gpu = pytest.mark.skip(reason="needs a CUDA device")
     not_asked = pytest.mark.skip(reason="a benchmark; run it with -m benchmark")
     for item in items:
@@ -31,6 +40,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(no_gpu)
         if item.get_closest_marker("benchmark") and "benchmark" not in item.config.option.markexpr:
             item.add_marker(not_asked)
+        marker = item.get_closest_marker("in_full")
+        if marker is not None and not config.getoption("--in-full"):
+            item.add_marker(pytest.mark.skip(reason=f"in full: {marker.args[0]}"))
 
 
 @pytest.fixture(autouse=True)
@@ -40,12 +52,6 @@ def _same_start(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.delenv(name)
     torch.manual_seed(0)
     yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _few_threads() -> None:
-    """Small tensors, and ranks beside this process: more threads only take turns."""
-    torch.set_num_threads(2)
 
 
 @pytest.fixture

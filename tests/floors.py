@@ -22,6 +22,7 @@ FLOORS = MappingProxyType(
         "pretrain.errors": 0,
         "pretrain.extensions": 0,
         "pretrain.files": 0,
+        "pretrain.garbage": 0,
         "pretrain.heap": 0,
         "pretrain.config": 0,
         "pretrain.comm": 0,
@@ -69,7 +70,8 @@ FLOORS = MappingProxyType(
 # Below the floor that may import them all, rooms of one floor do not know each other.
 SEPARATE_FLOORS = frozenset({1, 3})
 DATA_PREP_MAY_IMPORT = (
-    *("pretrain.compiled", "pretrain.data.store", "pretrain.errors", "pretrain.rng", "pretrain.signals"),
+    *("pretrain.compiled", "pretrain.data.store", "pretrain.errors", "pretrain.garbage"),
+    *("pretrain.rng", "pretrain.signals"),
 )
 # `inspect` shows samples as training makes them, by the same functions; none of these modules imports torch, which
 # `build` would otherwise load in vain.

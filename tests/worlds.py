@@ -29,8 +29,8 @@ from pretrain import comm
 
 ROOT = Path(__file__).resolve().parents[1]
 _KILL_GRACE_SECONDS = 5.0
-# What nearly every rank needs. Where one cannot be imported, the ranks do it, and say so.
-_IMPORTED_ONCE = ("pretrain.run", "pretrain.backends.deepspeed", "pretrain.backends.fsdp", "tests.worlds")
+# What nearly every rank needs.
+_IMPORTED_ONCE = ("pretrain.faults.forked_from", "tests.worlds")
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -28,12 +28,6 @@ ROOT = FAULTY.parents[2]
 # A machine may be busy with other things; what is promised in seconds is looked at apart.
 START_SECONDS = 120.0
 END_SECONDS = 90.0
-_PRELOADED = (
-    "pretrain.run",
-    "pretrain.backends.deepspeed",
-    "pretrain.backends.fsdp",
-    "pretrain.faults.world",
-)
 _OFFLINE = {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
@@ -234,7 +228,7 @@ def _forked(
 ) -> BaseProcess:
     """A rank that is started by hand, forked where the libraries are imported, which takes longer than the test."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(_PRELOADED))
+    context.set_forkserver_preload(["pretrain.faults.forked_from"])
     own = {
         **env,
         "RANK": str(rank),

@@ -54,6 +54,7 @@ def test_batches(cache: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.in_full("builds are tried apart; what is measured here is their memory")
 def test_memory(cache: Path) -> None:
     found, printed = quick("memory", cache)
     for build in found["builds"].values():
@@ -62,6 +63,7 @@ def test_memory(cache: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.in_full("writes a store of ten milliards of tokens")
 def test_start(cache: Path) -> None:
     found, printed = quick("start", cache, "--rounds", "1")
     assert found["tokens"] >= 10**10
@@ -89,6 +91,7 @@ def test_optimizer(cache: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.in_full("a save is tried apart, in many ways")
 def test_saving(cache: Path) -> None:
     found, printed = quick("saving", cache)
     ours, plain = found["peers"]["ours"], found["peers"]["torch.save on rank 0"]
@@ -105,6 +108,7 @@ def test_saving(cache: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.in_full("an ordinary LAMB is red among the mutants, too")
 def test_naive_lamb(cache: Path) -> None:
     found, printed = quick("naive_lamb", cache)
     plain, *runs = found["runs"]
@@ -119,9 +123,8 @@ def test_naive_lamb(cache: Path) -> None:
 
 
 @pytest.mark.slow
-def test_large_batch(cache: Path, in_full: bool) -> None:
-    if not in_full:
-        pytest.skip("in full: four runs, and a store of the demo text")
+@pytest.mark.in_full("four runs, and a store of the demo text")
+def test_large_batch(cache: Path) -> None:
     found, printed = quick("large_batch", cache)
     tried = {(run["optimizer"], run["batch"]): run for run in found["runs"]}
     assert list(tried) == [("lamb", 64), ("lamb", 128), ("adamw", 64), ("adamw", 128)]
@@ -206,6 +209,7 @@ def test_gpu(cache: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.in_full("a run is held beside its plan by `pretrain plan`'s own test")
 def test_plan_memory(cache: Path) -> None:
     found, printed = quick("plan_memory", cache)
     (cell,) = found["cells"]

@@ -68,9 +68,8 @@ def test_the_batch_is_that_of_the_run_that_goes_on(
 
 
 @pytest.mark.slow
-def test_two_ranks_under_torchrun(tmp_path: Path, in_full: bool) -> None:
-    if not in_full:
-        pytest.skip("in full: two ranks are tried under SLURM and by hand")
+@pytest.mark.in_full("two ranks are tried under SLURM and by hand")
+def test_two_ranks_under_torchrun(tmp_path: Path) -> None:
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "pretrain", "doctor")
     env = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     output = tmp_path / "run"

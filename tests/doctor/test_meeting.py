@@ -185,10 +185,9 @@ def two_by_hand(output: Path, **second: str) -> Iterator[list[subprocess.Popen[s
 
 
 @pytest.mark.slow
-def test_a_stopped_process_is_named_in_time(tmp_path: Path, in_full: bool) -> None:
+@pytest.mark.in_full("a rank that never comes is tried without a process")
+def test_a_stopped_process_is_named_in_time(tmp_path: Path) -> None:
     """Rank 1 is stopped before it comes."""
-    if not in_full:
-        pytest.skip("in full: a rank that never comes is tried without a process")
     with two_by_hand(tmp_path / "run") as ranks:
         os.kill(ranks[1].pid, signal.SIGSTOP)
         out, _ = ranks[0].communicate(timeout=100)

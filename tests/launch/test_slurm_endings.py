@@ -68,11 +68,8 @@ def test_a_job_that_does_not_get_on_is_given_up(slurm: SlurmCluster, checkout: P
     assert "expected: a newer state than 'none' by each start; actual: none" in error
 
 
-def test_a_job_is_queued_again_until_it_is_done(
-    slurm: SlurmCluster, checkout: Path, python: Path, in_full: bool
-) -> None:
-    if not in_full:
-        pytest.skip("in full: SLURM lets a job wait for some seconds before each start")
+@pytest.mark.in_full("SLURM lets a job wait for some seconds before each start")
+def test_a_job_is_queued_again_until_it_is_done(slurm: SlurmCluster, checkout: Path, python: Path) -> None:
     job, log = submit(slurm, checkout, "saved")
     assert slurm.wait_for_end(job, log=log) == "COMPLETED", log.read_text()
     assert (starts(checkout), slurm.field(job, "Restarts")) == (3, "2")
@@ -88,11 +85,10 @@ def test_a_job_that_is_cancelled_stays_so(slurm: SlurmCluster, checkout: Path, p
     assert (slurm.field(job, "Restarts"), errors(log.read_text())) == ("0", [])
 
 
+@pytest.mark.in_full("SLURM's shortest limit is a minute")
 def test_a_time_limit_that_comes_before_the_save_is_said(
-    slurm: SlurmCluster, checkout: Path, python: Path, in_full: bool
+    slurm: SlurmCluster, checkout: Path, python: Path
 ) -> None:
-    if not in_full:
-        pytest.skip("in full: SLURM's shortest limit is a minute")
     job, log = submit(slurm, checkout, "unsaved", "--time=1", "--signal=USR1@20")
     assert slurm.wait_for_end(job, 180, log=log) == "TIMEOUT"
     (error,) = errors(log.read_text())
@@ -173,10 +169,9 @@ def test_a_job_that_may_not_be_queued_again_says_so(
     assert "expected: scontrol requeue accepts it; actual: " in error
 
 
-def test_variables_that_contradict_each_other_are_one_sentence(slurm: SlurmCluster, in_full: bool) -> None:
+@pytest.mark.in_full("every contradiction is tried without SLURM")
+def test_variables_that_contradict_each_other_are_one_sentence(slurm: SlurmCluster) -> None:
     """A launcher on each node that knows of itself alone; and several tasks without srun."""
-    if not in_full:
-        pytest.skip("in full: every contradiction is tried without SLURM")
     alone = 'RANK=0 WORLD_SIZE=1 "$0" "$1" --output=x'
     typed = ("bash", "-c", alone, sys.executable, LAUNCH)
     result = slurm.run("srun", "--nodes=2", "--kill-on-bad-exit=0", *typed, check=False)

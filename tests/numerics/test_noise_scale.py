@@ -215,18 +215,12 @@ def test_norms_are_those_of_the_rows_own_gradients(
 
 
 @pytest.mark.parametrize(("backend", "engine", "micro_batch"), STILL_RUNS)
+@pytest.mark.in_full("as many steps as an estimate needs")
 def test_estimates_are_near_trace_and_gradient_of_the_rows(
-    row_gradients: list[RowGradient],
-    still: Any,
-    backend: BackendName,
-    engine: str,
-    micro_batch: int,
-    in_full: bool,
+    row_gradients: list[RowGradient], still: Any, backend: BackendName, engine: str, micro_batch: int
 ) -> None:
     """Within four standard errors. A mean over masked tokens moves by (g - m * G) / (mean of m) with a row that has m
     of them and whose losses' gradient is g; so does the one over pairs, and their covariance is that of the rows."""
-    if not in_full:
-        pytest.skip("in full: as many steps as an estimate needs")
     count = len(row_gradients)
     masked, pairs = (sum(getattr(r, name) for r in row_gradients) / count for name in ("masked", "pairs"))
     mlm, nsp = (np.mean([getattr(r, name) for r in row_gradients], 0) for name in ("mlm", "nsp"))

@@ -147,9 +147,8 @@ def test_the_tables_end_with_what_to_type(
 
 
 @pytest.mark.slow
-def test_compiled_where_the_recipe_says_so(capsys: pytest.CaptureFixture[str], in_full: bool) -> None:
-    if not in_full:
-        pytest.skip("in full: compiles six times")
+@pytest.mark.in_full("compiles six times")
+def test_compiled_where_the_recipe_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("--tune", "--seconds=0.2", "train.compile=true", "train.global_batch=2")
     found = planned(capsys, *arguments)["tuning"]
     assert found["compiled"] and [each["rows"] for each in found["trials"]] == [1, 2] * 3

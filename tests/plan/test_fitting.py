@@ -77,12 +77,9 @@ def test_the_plan_of_one_row_more_is_too_large(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.slow
-def test_more_memory_takes_no_fewer_rows_and_no_smaller_model(
-    capsys: pytest.CaptureFixture[str], in_full: bool
-) -> None:
+@pytest.mark.in_full("every stage and size of model, twice")
+def test_more_memory_takes_no_fewer_rows_and_no_smaller_model(capsys: pytest.CaptureFixture[str]) -> None:
     """And recomputing more takes no fewer rows; a model is counted by its parameters."""
-    if not in_full:
-        pytest.skip("in full: every stage and size of model, twice")
     sizes_gib = (0.03125, 0.25)
     by_memory = [fits(capsys, gib, "--ranks=4", "--backend=fsdp") for gib in sizes_gib]
     for stage in range(4):

@@ -17,17 +17,17 @@ from data_prep.sources.demo import collect_demo
 from data_prep.tokenizer import train_tokenizer
 from data_prep.workers import Workers
 
-NUM_BYTES = 1 << 25
+NUM_BYTES = {True: 1 << 25, False: 1 << 23}  # of text, by whether the whole is asked for
 TRAINING_BYTES = 3_000_000
 KINDS: tuple[TokenizerKind, ...] = ("wordpiece", "bpe", "unigram", "sentencepiece-bpe")
 TEXTS_PER_CALL = 200
-SAMPLED = 6  # every so many documents, unless the whole is asked for
+SAMPLED = 2  # every so many documents, unless the whole is asked for
 
 
 @pytest.fixture(scope="module")
-def texts() -> list[str]:
+def texts(in_full: bool) -> list[str]:
     with Workers(2) as workers:
-        corpus = collect_demo(workers, Progress(quiet=True), NUM_BYTES)
+        corpus = collect_demo(workers, Progress(quiet=True), NUM_BYTES[in_full])
     return [document.text for document in corpus.listed]
 
 
