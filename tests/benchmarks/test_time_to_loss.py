@@ -122,14 +122,15 @@ def test_ours_is_chosen_by_the_loss_that_is_farther_from_the_target(
 def test_tries_of_an_interrupted_run_are_not_made_again(runs: Runs, tmp_path: Path) -> None:
     machine = {"cpu": "a", "cores_used": 2, "cores": 2, "system": "Linux", "load_before": 0.1}
     shared: dict[str, Any] = {"preset": "bert-tiny", "seq_len": 32, "seconds": 600.0, "form": "lines"}
-    shared |= {"versions": {}, "machine": machine}
+    made_by = {"command": "python", "date": "2026-01-01", "commit": "abc"}
+    shared |= made_by | {"versions": {}, "machine": machine}
     (first, *_) = stages_of(runs, SIZES[False], TRAINER)
     path = tmp_path / "earlier.json"
     path.write_text(json.dumps(shared | first))
-    taken = tries_of(path, shared | {"machine": machine | {"load_before": 2.0}})
+    taken, origin = tries_of(path, shared | {"machine": machine | {"load_before": 2.0}})
     made = len(runs.done)
     again, *_ = stages_of(runs, SIZES[False], TRAINER, taken)
-    assert again == first
+    assert again == first and origin == made_by
     assert [run.name for run in runs.done[made : made + len(taken)]] == ["HF Trainer"] * len(taken)
     with pytest.raises(SystemExit, match=r"earlier.json: .* seconds, machine differ"):
         tries_of(path, shared | {"seconds": 60.0, "machine": machine | {"cpu": "b"}})

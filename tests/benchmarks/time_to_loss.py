@@ -148,7 +148,9 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     store, began = open_demo(arguments.cache, arguments.quick), time.monotonic()
     result = provenance("tests.benchmarks.time_to_loss", argv) | {"preset": size.preset}
     result |= {"seq_len": size.seq_len, "seconds": size.seconds, "form": arguments.form}
-    earlier = tries_of(arguments.trainer_tries, result) if arguments.trainer_tries else []
+    earlier: list[Trained] = []
+    if arguments.trainer_tries:
+        earlier, result["trainer_tries_of"] = tries_of(arguments.trainer_tries, result)
     with tempfile.TemporaryDirectory(dir=arguments.cache, prefix="time-to-loss-") as folder:
         lines, samples = open_lines(arguments.cache, store), arguments.cache / "samples"
         shared = (size.preset, size.seq_len, size.heldout_rows, size.threads, size.most_runs)
@@ -185,8 +187,9 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def tries_of(path: Path, result: Mapping[str, Any]) -> list[Trained]:
-    """Trainer's runs in an earlier document; an error where something else than the tries may differ."""
+def tries_of(path: Path, result: Mapping[str, Any]) -> tuple[list[Trained], dict[str, str]]:
+    """Trainer's runs in an earlier document, and when and by what it was made; an error where something else than the
+    tries may differ."""
     earlier = json.loads(path.read_text())
     machines = [{key: each["machine"][key] for key in SAME_MACHINE} for each in (earlier, result)]
     differing = [key for key in SAME if earlier[key] != result[key]]
@@ -195,7 +198,8 @@ def tries_of(path: Path, result: Mapping[str, Any]) -> list[Trained]:
         raise SystemExit(
             f"{path}: its runs are not comparable, for {', '.join(differing)} differ; leave it out"
         )
-    return [Trained(**run | {"choice": Choice(**run["choice"])}) for run in earlier["trainer_tries"]]
+    tries = [Trained(**run | {"choice": Choice(**run["choice"])}) for run in earlier["trainer_tries"]]
+    return tries, {key: earlier[key] for key in ("command", "date", "commit")}
 
 
 def stages_of(

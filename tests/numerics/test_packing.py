@@ -81,7 +81,7 @@ def assert_same(actual: Result, expected: Result, rtol: float, atol: float) -> N
 @pytest.mark.parametrize(("model_type", "objective"), CASES)
 @pytest.mark.parametrize(
     ("dtype", "rtol", "atol"),
-    [(torch.float32, 1e-5, 1e-5), (torch.float64, 1e-9, 1e-10)],
+    [(torch.float32, 1e-5, 3e-5), (torch.float64, 1e-9, 1e-10)],
     ids=["fp32", "fp64"],
 )
 def test_packed_rows_equal_samples_one_by_one(
