@@ -2,12 +2,14 @@
 
 `run_ranks` starts processes that meet through a file, run one function with a gloo process group, and hand back what
 it returned, in rank order. They are forked from one process that has imported the libraries, which takes longer than
-most worlds, and has done nothing else: no port, no thread and no state of a test is inherited.
+most worlds, and has done nothing else: no port, no thread and no state of a test is inherited. `run_python` forks a
+command from it in the same way, where that it is typed is not what is tried.
 """
 
 import multiprocessing
 import os
 import pickle
+import runpy
 import signal
 import subprocess
 import sys
@@ -31,6 +33,13 @@ ROOT = Path(__file__).resolve().parents[1]
 _KILL_GRACE_SECONDS = 5.0
 # What nearly every rank needs.
 _IMPORTED_ONCE = ("pretrain.faults.forked_from", "tests.worlds")
+# What libraries read while they are imported.
+_FORKED_FROM = {
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+}
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -73,6 +82,32 @@ def run_command(
         out.seek(0)
         err.seek(0)
         result = subprocess.CompletedProcess(process.args, process.returncode, out.read(), err.read())
+    return _in_time(result, timed_out, timeout)
+
+
+def run_python(
+    *arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path = ROOT, timeout: float = 120.0
+) -> subprocess.CompletedProcess[str]:
+    """`python ARGUMENTS`, a script or "-m" and a module first, to its end as by `run_command`, but forked."""
+    typed = [str(each) for each in arguments]
+    with tempfile.TemporaryDirectory(prefix="python-") as folder:
+        work = Path(folder)
+        process = _forked(
+            _python_main, work, typed, cwd, environment({"OMP_NUM_THREADS": "1", **(env or {})})
+        )
+        try:
+            process.join(timeout)
+            code = process.exitcode
+        finally:
+            _end(process)
+        out, err = ((work / name).read_text(errors="replace") for name in ("out", "err"))
+        result = subprocess.CompletedProcess(["python", *typed], -1 if code is None else code, out, err)
+    return _in_time(result, code is None, timeout)
+
+
+def _in_time(
+    result: subprocess.CompletedProcess[str], timed_out: bool, timeout: float
+) -> subprocess.CompletedProcess[str]:
     assert not timed_out, f"{result.args} ran past {timeout} s.\n{result.stdout}\n{result.stderr}"
     return result
 
@@ -92,25 +127,35 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
             late = _wait(ranks, time.monotonic() + timeout)
         finally:
             for rank in ranks:
-                assert rank.pid is not None
-                _kill_descendants(rank.pid)
-                rank.kill()
-                rank.join()
+                _end(rank)
         failures = [_failure(work, rank, late) for rank in range(world_size) if not _succeeded(work, rank)]
         assert not failures, "\n".join([f"{function.__qualname__} failed:", *failures])
         return [pickle.loads((work / f"result-{rank}").read_bytes()) for rank in range(world_size)]
 
 
 def _start_rank(work: Path, rank: int, world_size: int, timeout: float) -> BaseProcess:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(_IMPORTED_ONCE))
     # The tests' own modules are importable in a rank whatever folder pytest was started in.
     # No GPU: the world is one of gloo, and a process that has looked at a GPU cannot be forked to use it.
     own = environment({"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": ""})
-    process = context.Process(target=_rank_main, args=(work, rank, world_size, timeout, own))
-    with _as_environment(own):  # of the process to fork from, which the first rank of all starts
+    return _forked(_rank_main, work, rank, world_size, timeout, own)
+
+
+def _forked(target: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """`target(*arguments)` in a process forked from the one that has imported the libraries, which the first starts."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(_IMPORTED_ONCE))
+    process = context.Process(target=target, args=arguments)
+    with _as_environment(environment(_FORKED_FROM)):
         process.start()
     return process
+
+
+def _end(process: BaseProcess) -> None:
+    """A forked process, its descendants and what they left behind in its session."""
+    assert process.pid is not None
+    _kill_descendants(process.pid)
+    process.kill()
+    process.join()
 
 
 @contextmanager
@@ -183,6 +228,23 @@ def _rank_main(work: Path, rank: int, world_size: int, timeout: float, own: Mapp
         sys.stderr.flush()
         # A dead peer's connections would otherwise hold up the interpreter's end.
         os._exit(1)
+
+
+def _python_main(work: Path, typed: list[str], cwd: Path, own: Mapping[str, str]) -> None:
+    """A command as the interpreter would start it, in a session of its own; what it prints goes into two files."""
+    os.setsid()
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(work / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
+    comm.take_environment(own)
+    torch.set_num_threads(int(own["OMP_NUM_THREADS"]))
+    os.chdir(cwd)
+    if typed[0] == "-m":
+        sys.argv = typed[1:]
+        runpy.run_module(typed[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = typed
+        sys.path.insert(0, str(Path(typed[0]).parent))
+        runpy.run_path(typed[0], run_name="__main__")
 
 
 def _run_task(work: Path, rank: int, world_size: int, timeout: float) -> None:

@@ -28,6 +28,7 @@ def quick(module: str, cache: Path, *arguments: str) -> tuple[dict[str, Any], st
 
 
 @pytest.mark.slow
+@pytest.mark.in_full("the same text is prepared for `batches`, and each peer is tried apart")
 def test_data_prep(cache: Path) -> None:
     found, printed = quick("data_prep", cache, "--kinds", "bpe")
     peers = {entry["peer"]: entry for entry in found["kinds"]["bpe"]}

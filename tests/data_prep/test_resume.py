@@ -107,17 +107,21 @@ def run_until_killed(options: BuildOptions, output: Path, num_workers: int) -> N
 
 
 def test_killed_after_every_few_writes(
-    options: BuildOptions, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: BuildOptions,
+    whole: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    in_full: bool,
 ) -> None:
     """The error stands for a kill: it leaves torn files behind, later than the journal knows."""
     output = tmp_path / "store"
-    add, calls = StoreWriter.add, 0
+    add, calls, few = StoreWriter.add, 0, 7 if in_full else 17
 
     def add_and_die(writer: StoreWriter, *arguments: Any) -> None:
         nonlocal calls
         calls += 1
         add(writer, *arguments)
-        if calls % 7 == 0:
+        if calls % few == 0:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(StoreWriter, "add", add_and_die)
@@ -139,13 +143,13 @@ def test_killed_after_every_few_writes(
 
 
 @pytest.mark.slow
-def test_sigkill_at_twenty_random_moments(
-    options: BuildOptions, whole: dict[str, bytes], tmp_path: Path
+def test_sigkill_at_random_moments(
+    options: BuildOptions, whole: dict[str, bytes], tmp_path: Path, in_full: bool
 ) -> None:
     output, context = tmp_path / "store", get_context("spawn")
     generator = np.random.default_rng(1)
     kills, limit = 0, 0.9
-    while kills < 20:
+    while kills < (20 if in_full else 8):
         process = context.Process(target=run_until_killed, args=(options, output, 1 + kills % 2))
         process.start()
         process.join(generator.uniform(0.5, limit))

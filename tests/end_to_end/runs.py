@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.worlds import ROOT, run_command
+from tests.worlds import ROOT, run_command, run_python
 
 LAUNCH = ROOT / "launch" / "pretrain.py"
 SEQ_LEN = 32
@@ -26,7 +26,14 @@ def write_model(path: Path, model_type: str = "bert", **fields: Any) -> Path:
 
 
 def pretrain(*arguments: str | Path, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    """`python launch/pretrain.py ...` in one process."""
+    """`python launch/pretrain.py ...` in one process, forked where the libraries are imported."""
+    return run_python(LAUNCH, *arguments, cwd=cwd, env=ONE_THREAD, timeout=timeout)
+
+
+def pretrain_as_typed(
+    *arguments: str | Path, cwd: Path, timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """The same by an interpreter of its own."""
     return run_command([sys.executable, LAUNCH, *arguments], cwd=cwd, env=ONE_THREAD, timeout=timeout)
 
 

@@ -21,6 +21,7 @@ from tests.end_to_end.runs import (
     error_of,
     launcher,
     pretrain,
+    pretrain_as_typed,
     pretrain_each,
     write_model,
 )
@@ -207,7 +208,7 @@ SHARED: Mapping[str, Case] = {
 @pytest.mark.parametrize("name", TYPED)
 def test_as_typed(world: Path, tmp_path: Path, name: str) -> None:
     output = tmp_path / "run"
-    result = pretrain(*usual(str(output), *TYPED[name].arguments), cwd=world)
+    result = pretrain_as_typed(*usual(str(output), *TYPED[name].arguments), cwd=world)
     assert_refused(result, TYPED[name])
     assert_nothing_looks_whole(output)
 

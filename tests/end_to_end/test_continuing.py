@@ -43,7 +43,9 @@ def test_a_run_that_diverges_says_so(tmp_path: Path, options: tuple[str, ...], s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["deepspeed", "torchrun"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("deepspeed", marks=pytest.mark.in_full("its launcher is tried often")), "torchrun"]
+)
 def test_two_ranks_that_diverge_say_one_thing(tmp_path: Path, options: tuple[str, ...], name: str) -> None:
     """And both end, though each has found something."""
     backend = ("--backend", "fsdp") if name == "torchrun" else ()

@@ -14,8 +14,8 @@ from transformers import AutoTokenizer
 from data_prep.demo import build_demo_store
 from pretrain.data.store import TokenStore, partial_path
 from pretrain.errors import UsageError
+from tests.worlds import ROOT, run_python
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--vocab-size", "300", "--workers", "1")
 
 LINES = [f"Sentence {i} is about number {i * i % 97}. It has a sequel. So it goes." for i in range(200)]
@@ -26,16 +26,8 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def data_prep(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    return subprocess.run(
-        command(*arguments),
-        env=environment,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    """Forked where the libraries are imported; a few commands below have an interpreter of their own."""
+    return run_python("-m", "data_prep", *arguments, env={"COLUMNS": "200"}, cwd=cwd or ROOT, timeout=300)
 
 
 def assert_fails(result: subprocess.CompletedProcess[str], code: int, *parts: str) -> None:

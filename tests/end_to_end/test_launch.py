@@ -19,7 +19,7 @@ from tests.end_to_end.runs import (
     contents,
     error_of,
     launcher_command,
-    pretrain,
+    pretrain_as_typed,
     steps_of,
     write_model,
 )
@@ -95,14 +95,14 @@ def test_stopped_by_signals_and_started_again_until_it_is_finished(
         assert not (run / "model").exists()
         assert not (run / "run.lock").exists()
 
-    finishing = pretrain(*arguments, cwd=tmp_path)
+    finishing = pretrain_as_typed(*arguments, cwd=tmp_path)
     assert finishing.returncode == 0, finishing.stderr
     assert f"Continuing {run}/checkpoints/step-{done:08d} after step {done}, bit for bit" in finishing.stdout
     assert steps_of(run) == list(range(1, STEPS + 1))
     assert (run / "model" / "config.json").exists()
 
     finished = contents(run)
-    again = pretrain(*arguments, cwd=tmp_path)
+    again = pretrain_as_typed(*arguments, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert f"is finished: {STEPS} steps" in again.stdout
     assert contents(run) == finished
@@ -132,7 +132,7 @@ def test_a_launchers_command_as_typed(name: str, tmp_path: Path, options: tuple[
 
 
 def test_help_shows_the_options_and_starts_nothing(tmp_path: Path) -> None:
-    result = pretrain("--help", cwd=tmp_path)
+    result = pretrain_as_typed("--help", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     for option in (
         "--data",

@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForPreTraining
 
 from pretrain.data.store import TokenStore
 from tests.end_to_end.runs import SEQ_LEN, TINY_RUN, launcher, pretrain, steps_of, write_model
-from tests.worlds import ROOT, run_command
+from tests.worlds import ROOT, run_python
 
 WHO = ("The miller", "An old teacher", "Her brother", "The captain", "A young doctor", "My neighbour")
 DOES = ("sells", "carries", "repairs", "remembers", "paints", "hides")
@@ -65,7 +64,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def data_prep(*arguments: str, cwd: Path) -> str:
-    result = run_command([sys.executable, "-m", "data_prep", *arguments], cwd=cwd)
+    result = run_python("-m", "data_prep", *arguments, cwd=cwd)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

@@ -23,7 +23,7 @@ from tests.launch.slurm_cluster import NODES, SlurmCluster
 pytestmark = pytest.mark.slow
 
 WAYS = (Way("deepspeed", 2), Way("fsdp", 3))
-STEPS = 100
+STEPS = 60
 SIGNALLED_AT = 15
 PARTIAL = ".part-00002-of-00004.partial"
 

@@ -11,7 +11,7 @@ from tests.numerics.mutants import NAIVE, broken_courses, mutants
 from tests.numerics.outcome import Outcome, relative
 from tests.worlds import run_ranks
 
-RANKS, STEPS = 2, 20
+RANKS, STEPS = 2, 10
 CLEARLY_RED = 100  # times the tolerance
 MUTANTS = mutants(RANKS)
 CONTROL = (NAIVE, Cell("deepspeed", 0, RANKS))
