@@ -12,6 +12,7 @@ _WATCHED = """
 import gc, json, os, runpy, sys
 def leave(code=0):
     found = [gc.isenabled(), gc.get_freeze_count(), gc.get_stats()[2]["collections"], "torch" in sys.modules]
+    sys.stdout.flush()
     print(json.dumps(found), file=sys.stderr, flush=True)
     really_leave(code)
 really_leave, os._exit, sys.exit = os._exit, leave, leave

@@ -28,7 +28,7 @@ def quick(module: str, cache: Path, *arguments: str) -> tuple[dict[str, Any], st
 
 
 @pytest.mark.slow
-@pytest.mark.in_full("the same text is prepared for `batches`, and each peer is tried apart")
+@pytest.mark.in_full("builds are tried apart, and what each peer prints")
 def test_data_prep(cache: Path) -> None:
     found, printed = quick("data_prep", cache, "--kinds", "bpe")
     peers = {entry["peer"]: entry for entry in found["kinds"]["bpe"]}
@@ -45,6 +45,7 @@ def test_data_prep(cache: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.in_full("a store is built for it; batches are tried apart")
 def test_batches(cache: Path) -> None:
     found, printed = quick("batches", cache)
     assert set(found["groups"]) >= {"nsp, 128", "mlm, 512", "sop, 128", "mlm, whole words, 512"}
