@@ -13,9 +13,9 @@ except ImportError as error:
     if not found:
         raise
     sys.exit("\n".join(f"error: {each}" for each in (f"{error}.", *found)))
+garbage.spare()
 
 if __name__ == "__main__":
-    garbage.spare()
     code = main()
     garbage.spare()  # it is all given up now
     sys.exit(code)
