@@ -11,6 +11,8 @@ from typing import Any
 import deepspeed
 import torch
 from deepspeed import ops
+from deepspeed.runtime.precision_config import DeepSpeedBF16Config
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from deepspeed.utils import logger as deepspeed_logger
 from deepspeed.utils import set_z3_leaf_modules
 
@@ -23,6 +25,8 @@ from pretrain.optim import LossScaler, ShardedOptimizer
 from pretrain.sharding import ShardLayout, Sliced
 
 _SHARED_MEMORY_OP = "deepspeed_shm_comm"
+# What looks over all gradients, and waits for the device, to know what our optimizer finds out itself.
+_CHECKS_OVERFLOW, _COMPUTES_NORM = "check_grad_overflow", "compute_grad_norm"
 
 
 class DeepSpeedBackend:
@@ -168,7 +172,8 @@ def engine_json(options: EngineOptions) -> dict[str, Any]:
         "gradient_accumulation_steps": options.accumulation,
         "gradient_clipping": 0.0,
         "zero_optimization": _zero_json(options),
-        "bf16": {"enabled": bf16 and stage > 0},
+        "bf16": {"enabled": bf16 and stage > 0}
+        | ({_CHECKS_OVERFLOW: False} if _CHECKS_OVERFLOW in DeepSpeedBF16Config.model_fields else {}),
         "fp16": {"enabled": fp16 and stage > 0, "loss_scale": 1.0},
         # Stage 0 has no fp32 master weights of its own: fp32 parameters under autocast are the masters.
         "torch_autocast": {
@@ -197,4 +202,12 @@ def _zero_json(options: EngineOptions) -> dict[str, Any]:
         else:
             zero.pop(name, None)
     zero.pop("mics_shard_size", None)
+    # It refuses to leave its norm out at stage 3, at stage 1 in bf16, and where it offloads.
+    may_be_left_out = block.stage == 2 or (block.stage == 1 and options.precision != "bf16")
+    if (
+        may_be_left_out
+        and not block.offloads_optimizer
+        and _COMPUTES_NORM in DeepSpeedZeroConfig.model_fields
+    ):
+        zero[_COMPUTES_NORM] = False
     return zero
