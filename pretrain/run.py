@@ -271,8 +271,8 @@ class Run:
         )
 
     def _step_flops(self, batches: StepBatches) -> float:
-        mean_length = batches.num_tokens / batches.num_samples
-        return self.flops.step(batches.num_tokens, batches.num_masked, mean_length, batches.num_pairs)
+        attended = batches.num_attended / batches.num_tokens
+        return self.flops.step(batches.num_tokens, batches.num_masked, attended, batches.num_pairs)
 
 
 def _progress_of(state: RunState) -> Progress:

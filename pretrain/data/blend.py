@@ -131,6 +131,11 @@ class BlendRows:
         return len(self.stores)
 
     @property
+    def num_attended(self) -> int:
+        """Over all real tokens, of the tokens that each attends to."""
+        return sum(part.num_attended for part in self.parts)
+
+    @property
     def num_masked(self) -> int:
         return sum(part.num_masked for part in self.parts)
 

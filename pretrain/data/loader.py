@@ -38,6 +38,8 @@ class Rows(Protocol[PlaceBehind]):
     @property
     def num_rows(self) -> int: ...
     @property
+    def num_attended(self) -> int: ...
+    @property
     def num_masked(self) -> int: ...
     @property
     def num_pairs(self) -> int: ...
@@ -68,6 +70,7 @@ class StepBatches:
     micro_batches: Sequence[Batch]
     cursor: Position
     next_cursor: Position
+    num_attended: int
     num_masked: int
     num_pairs: int
     num_samples: int
@@ -182,6 +185,7 @@ class Loader:
             micro_batches=micro_batches,
             cursor=rows.cursor,
             next_cursor=rows.next_cursor,
+            num_attended=rows.num_attended,
             num_masked=rows.num_masked,
             num_pairs=rows.num_pairs,
             num_samples=rows.num_samples,

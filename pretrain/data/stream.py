@@ -52,6 +52,11 @@ class StepRows:
         return sum(piece.last_row - piece.first_row for piece in self.pieces)
 
     @property
+    def num_attended(self) -> int:
+        """Over all real tokens, of the tokens that each attends to."""
+        return self._total("attended")
+
+    @property
     def num_masked(self) -> int:
         return self._total("masked")
 

@@ -43,8 +43,12 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class RowCounts:
-    """Sums over the rows before each row of a window, [rows + 1] int64 each."""
+    """Sums over the rows before each row of a window, [rows + 1] int64 each.
 
+    `attended`: over all real tokens, of the tokens that each attends to: those of its sample.
+    """
+
+    attended: np.ndarray
     masked: np.ndarray
     pairs: np.ndarray
     samples: np.ndarray
@@ -55,11 +59,13 @@ class RowCounts:
         def before_rows(per_sample: np.ndarray) -> np.ndarray:
             return starts_of(per_sample[rows.samples])[rows.offsets]
 
+        lengths = plan.text_lengths + options.num_special_tokens
         return cls(
+            attended=before_rows(lengths.astype(np.int64) ** 2),
             masked=before_rows(count_masked(plan.text_lengths, options.mask_probability)),
             pairs=before_rows(plan.nsp_label != NO_LABEL),
             samples=rows.offsets,
-            tokens=before_rows(plan.text_lengths + options.num_special_tokens),
+            tokens=before_rows(lengths),
         )
 
 

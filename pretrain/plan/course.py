@@ -75,12 +75,13 @@ def plan_course(recipe: Recipe, rows: RowFigures, flops: TrainingFlops, rate: Ra
 
 
 def batch_figures(steps: int, size: int, rows: RowFigures, flops: TrainingFlops) -> BatchFigures:
-    """`steps` of `size` rows each. FLOPs as the run's own metrics count them, by the mean length of a sample."""
+    """`steps` of `size` rows each. FLOPs as the run's own metrics count them."""
     samples, tokens, masked = (
         size * mean for mean in (rows.samples_per_row, rows.tokens_per_row, rows.masked_per_row)
     )
-    of_step = flops.step(round(tokens), round(masked), tokens / samples, round(size * rows.pairs_per_row))
-    of_layers = flops.step(round(tokens), 0, tokens / samples)
+    attended = rows.attended_per_row / rows.tokens_per_row
+    of_step = flops.step(round(tokens), round(masked), attended, round(size * rows.pairs_per_row))
+    of_layers = flops.step(round(tokens), 0, attended)
     return BatchFigures(steps, size, samples, tokens, size * rows.seq_len, masked, of_step, of_layers)
 
 

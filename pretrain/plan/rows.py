@@ -33,6 +33,7 @@ class StoreRows:
     rows: int
     samples: int
     tokens: int  # real ones, special ones included
+    attended: int  # over all of them, of the tokens that each attends to
     masked: int
     pairs: int
     rows_per_epoch: float
@@ -57,6 +58,11 @@ class RowFigures:
     @property
     def tokens_per_row(self) -> float:
         return self._mean("tokens")
+
+    @property
+    def attended_per_row(self) -> float:
+        """Over a row's tokens, of the tokens that each attends to."""
+        return self._mean("attended")
 
     @property
     def masked_per_row(self) -> float:
@@ -103,6 +109,7 @@ def row_figures(corpus: Corpus, recipe: Recipe) -> RowFigures:
                 rows=window.rows.num_rows,
                 samples=int(counts.samples[-1]),
                 tokens=int(counts.tokens[-1]),
+                attended=int(counts.attended[-1]),
                 masked=int(counts.masked[-1]),
                 pairs=int(counts.pairs[-1]),
                 rows_per_epoch=window.rows.num_rows * split.num_tokens / window.plan.num_window_tokens,

@@ -71,17 +71,17 @@ class Course:
         run = TrainerRun("trainer", form, cell.preset, cell.seq_len, cell.rows, cell.accumulation)
         return partial(self._measured, "trainer", replace(run, precision="bf16", **choices))
 
-    def seconds(self) -> float:
-        """What a run may take now; raises NotRun where the time is over."""
+    def seconds(self, most: float) -> float:
+        """What may be taken now, `most` at most; raises NotRun where the time is over."""
         left = self.ends - time.monotonic()
         if left < _LEAST_SECONDS:
             raise NotRun("the time was over (--minutes)")
-        return min(self.most_seconds, left)
+        return min(most, left)
 
     def _measured(self, kind: str, run: OurRun | TrainerRun, number: int) -> Trial:
-        seconds = self.seconds()
         if isinstance(run, TrainerRun):  # once, by one
             open_samples(self.cache / "samples", TokenStore.open(self.store), run.form, run.seq_len)
+        seconds = self.seconds(self.most_seconds)
         with tempfile.TemporaryDirectory(dir=self.cache, prefix="gpu-") as folder:
             task = {"kind": kind, "run": asdict(run), "timing": asdict(self.timing), "store": str(self.store)}
             task |= {"samples": str(self.cache / "samples"), "output": folder}

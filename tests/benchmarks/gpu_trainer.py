@@ -30,7 +30,8 @@ TUNED = {
     "logging_nan_inf_filter": False,
     "remove_unused_columns": False,
 }
-COUNTS = "counts"  # of a batch: samples, real tokens, masked tokens
+# Of a batch: real tokens, over all of them the tokens that each attends to, and masked tokens.
+COUNTS = "counts"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Counting:
     def __call__(self, samples: list[Mapping[str, Any]]) -> dict[str, Any]:
         batch = dict(self.collate(samples))
         masked = int((batch["labels"] != NO_LABEL).sum())
-        return batch | {COUNTS: (len(samples), int(batch["attention_mask"].sum()), masked)}
+        lengths = batch["attention_mask"].sum(dim=1)
+        return batch | {COUNTS: (int(lengths.sum()), int(lengths.square().sum()), masked)}
 
 
 class CountingTrainer(Trainer):
@@ -67,7 +69,7 @@ class CountingTrainer(Trainer):
         return super().training_step(model, inputs, *others, **named)
 
     def taken(self) -> tuple[int, ...]:
-        """Samples, real and masked tokens since the last look."""
+        """The sums of all counts since the last look."""
         totals = tuple(map(sum, zip(*self._counts, strict=True)))
         self._counts.clear()
         return totals
@@ -85,9 +87,9 @@ class _Clocked(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         assert self.trainer is not None
-        samples, tokens, masked = self.trainer.taken()
+        tokens, attended, masked = self.trainer.taken()
         # As many on every rank, or nearly.
-        flops = self._flops.step(tokens, masked, tokens / samples) * self._ranks
+        flops = self._flops.step(tokens, masked, attended / tokens) * self._ranks
         control.should_training_stop = self._clock.step(Work(tokens, flops=flops))
 
 

@@ -30,10 +30,15 @@ _FIRST = {
     "normalization": ("gammabeta",),
 }
 OTHER = "other operators"
+# Inductor names a kernel after the operators whose work it does, a product's bias too; products are templates there.
+_FUSED, _TEMPLATES, _NEVER_FUSED = "triton_", ("triton_tem_", "triton_mm"), (PRODUCTS, ATTENTION)
 
 
 def kind_of(name: str) -> str:
     """Of an operator or a kernel."""
     lower = name.lower()
-    ordered = (*_FIRST.items(), *KINDS.items())
+    is_fused = lower.startswith(_FUSED) and not lower.startswith(_TEMPLATES)
+    ordered = [*_FIRST.items(), *KINDS.items()]
+    if is_fused:
+        ordered = [(kind, parts) for kind, parts in ordered if kind not in _NEVER_FUSED]
     return next((kind for kind, parts in ordered if any(part in lower for part in parts)), OTHER)

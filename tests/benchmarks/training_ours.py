@@ -122,8 +122,8 @@ class _Timed:
         began = time.perf_counter()
         batches = next(self._loader)
         waited = time.perf_counter() - began
-        length = batches.num_tokens / batches.num_samples
-        flops = self._flops.step(batches.num_tokens, batches.num_masked, length, batches.num_pairs)
+        attended = batches.num_attended / batches.num_tokens
+        flops = self._flops.step(batches.num_tokens, batches.num_masked, attended, batches.num_pairs)
         own = batches.micro_batches
         tokens, computed = (
             sum(batch.num_tokens for batch in own),

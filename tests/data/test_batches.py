@@ -129,6 +129,8 @@ def test_counts_known_from_the_plan_are_those_of_the_batch(objective: str, packi
     batches = [rows.batch(first, 30) for first in range(0, 150, 30)]
     for name in ("num_masked", "num_pairs", "num_samples", "num_tokens"):
         assert getattr(rows, name) == sum(getattr(batch, name) for batch in batches)
+    lengths = [row[row > 0].unique(return_counts=True)[1] for batch in batches for row in batch.sample_ids]
+    assert rows.num_attended == sum(int(each.square().sum()) for each in lengths)
     assert rows.num_samples == len(rows.sample_names())
     assert rows.num_tokens == sum(int((batch.sample_ids > 0).sum()) for batch in batches)
     assert rows.num_pairs == (0 if objective == "mlm" else rows.num_samples)

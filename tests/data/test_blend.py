@@ -182,6 +182,7 @@ def test_steps_of_any_size_give_the_same_rows(sizes: list[int]) -> None:
     assert rows.next_cursor == cursor
     assert rows.sample_names() == [name for step in steps for name in step.sample_names()]
     assert torch.equal(whole(rows).input_ids, torch.cat([whole(step).input_ids for step in steps]))
+    assert rows.num_attended == sum(step.num_attended for step in steps)
     for count in ("num_masked", "num_pairs", "num_samples", "num_tokens"):
         assert getattr(rows, count) == sum(getattr(step, count) for step in steps)
         assert getattr(rows, count) == getattr(whole(rows), count)

@@ -45,6 +45,7 @@ def test_rows_of_a_step_do_not_depend_on_the_cut(world: int, micro_batch: int) -
         assert torch.equal(torch.cat(labels), expected.masked_labels[: expected.num_masked])
         for share in shares:
             assert (share.cursor, share.next_cursor) == (cursor, whole.next_cursor)
+            assert share.num_attended == whole.num_attended
             for name in ("num_masked", "num_pairs", "num_samples", "num_tokens"):
                 assert getattr(share, name) == getattr(expected, name)
         cursor = whole.next_cursor
