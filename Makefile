@@ -19,7 +19,7 @@ INSTALLED = $(VENV)/installed
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help pretrain test test-full test-matrix test-kernels faults check bench bench-gpu bench-loss bench-data bench-optimizer bench-large-batch bench-saving bench-plan environment clean
+.PHONY: help pretrain test test-full test-matrix test-kernels test-gpu faults check bench bench-gpu bench-loss bench-data bench-optimizer bench-large-batch bench-saving bench-plan environment clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,8 +27,11 @@ help: ## what there is
 pretrain: environment ## environment, then a BERT from the demo text; goes on where a stopped run ended
 	deepspeed --num_gpus $(RANKS) launch/pretrain.py --recipe $(RECIPE) --ds_config $(DS_CONFIG) --output $(OUTPUT)
 
-test: environment ## environment, then every test
+test: environment ## environment, then every test, on the CPU
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-gpu: environment ## the tests that need a GPU
+	python -m pytest -m gpu
 
 test-full: environment ## the same, with the sweeps that `test` takes a sample of in full
 	python -m pytest --in-full

@@ -16,6 +16,12 @@ torch.set_num_threads(1)
 garbage.pause()  # while tests are imported
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """What is tried on the CPU finds no GPU, in no process; `gpu` tests run where `-m gpu` asks for them alone."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_collection_finish() -> None:
     garbage.spare()
 
@@ -33,7 +39,7 @@ def in_full(pytestconfig: pytest.Config) -> bool:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """`gpu` tests need a GPU; benchmarks run only where `-m` names them; `in_full` tests where all is asked for."""
-    no_gpu = pytest.mark.skip(reason="needs a CUDA device")
+    no_gpu = pytest.mark.skip(reason="needs a GPU; run it with -m gpu")
     not_asked = pytest.mark.skip(reason="a benchmark; run it with -m benchmark")
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
