@@ -48,7 +48,7 @@ def _to_rank(bench: Bench, rank: int, number: signal.Signals) -> None:
 
 
 def _launcher_tries(bench: Bench) -> Iterator[Try]:
-    for launcher, options, number, code in bench.sample(LAUNCHERS, 2):
+    for launcher, options, number, code in bench.sample(LAUNCHERS, 1):
         yield Try(
             f"{number.name} to {launcher} {' '.join(options)}",
             partial(_to_launcher, bench, launcher, options, number, code),

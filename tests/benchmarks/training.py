@@ -90,12 +90,9 @@ QUICK_PEERS = (
     "HF Trainer, lines, 8 rows, padded to seq_len",
     "HF Trainer, lines, 64 rows, grouped by length",
     "HF Trainer, concatenated, 32 rows, a loader's worker",
-    "HF Trainer, concatenated, 32 rows, freed memory kept",
     "accelerate and DeepSpeed 2, lines, 8 rows",
     "without masked-only head",
     "without our optimizer",
-    "without our dropout",
-    "without kept memory",
     "on lines, unpacked",
 )
 

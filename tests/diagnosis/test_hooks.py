@@ -114,6 +114,7 @@ def test_of_compiled_layers_the_whole_layer_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.in_full("compiles a model for it alone")
 def test_compiled_code_is_looked_at_from_outside_and_not_compiled_again(tmp_path: Path) -> None:
     torch._dynamo.reset()
     model = build_tiny(tmp_path, "bert", "nsp", dropout=0.2)

@@ -117,15 +117,23 @@ def assert_nothing_looks_whole(output: Path) -> None:
 # Each of these as a command of its own, as it is typed.
 TYPED: Mapping[str, Case] = {
     "truncated store": Case(("--data", "truncated"), 3, ("train-00000.tokens", "100 bytes")),
+    "unknown key in a recipe": Case(
+        ("--recipe", "typo.toml"), 2, ('typo.toml: unknown key "train.step"; did you mean "train.steps"?',)
+    ),
+    "product does not divide": Case(
+        ("train.micro_batch=3",), 2, ("train.global_batch is 4", "micro-batch 3 x 1 rank(s)")
+    ),
+    "unknown option": Case(("--outptu", "x"), 2, ("unrecognized arguments: --outptu",)),
+}
+
+# These share a process.
+SHARED: Mapping[str, Case] = {
     "store of another version": Case(("--data", "version-9"), 3, ("version 9", "versions 1 to 2")),
     "missing store": Case(("--data", "nowhere"), 2, ("no token store at nowhere",)),
     "vocabularies differ": Case(
         ("model.config=vocabulary.json",), 2, ("999", str(VOCAB_SIZE), "model.config")
     ),
     "over the positions": Case(("data.seq_len=64",), 2, ("data.seq_len: 64", f"{SEQ_LEN + 8} positions")),
-    "unknown key in a recipe": Case(
-        ("--recipe", "typo.toml"), 2, ('typo.toml: unknown key "train.step"; did you mean "train.steps"?',)
-    ),
     "wrong type in a recipe": Case(("--recipe", "type.toml"), 2, ("type.toml", '"optimizer.lr"', "'high'")),
     "recipe against ds_config": Case(
         ("--recipe", "lr.toml", "--ds_config", "lr.json"),
@@ -135,15 +143,7 @@ TYPED: Mapping[str, Case] = {
     "ds_config is no JSON": Case(
         ("--ds_config", "broken.json"), 2, ("ds_config broken.json is no JSON", "column")
     ),
-    "product does not divide": Case(
-        ("train.micro_batch=3",), 2, ("train.global_batch is 4", "micro-batch 3 x 1 rank(s)")
-    ),
     "not a checkpoint": Case(("--resume", "store"), 3, ("store", "manifest.json")),
-    "unknown option": Case(("--outptu", "x"), 2, ("unrecognized arguments: --outptu",)),
-}
-
-# These share a process.
-SHARED: Mapping[str, Case] = {
     "unknown key on the command line": Case(("trian.steps=3",), 2, ('"trian"; did you mean "train"?',)),
     "unknown key in a ds_config": Case(
         ("--ds_config", "typo.json"), 2, ('"zero_optimzation"; did you mean "zero_optimization"?',)

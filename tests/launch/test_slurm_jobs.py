@@ -100,6 +100,7 @@ def test_a_job_that_is_signalled_saves_and_goes_on_bit_for_bit(
         assert not (training.run / "slurm-starts").exists()
 
 
+@pytest.mark.in_full("waits for SLURM most of a minute; what a job goes on with is tried by signals")
 def test_what_is_left_goes_on_when_a_node_is_drained_and_then_dies(
     slurm: SlurmCluster, bench: Bench, checkout: Path, in_full: bool
 ) -> None:

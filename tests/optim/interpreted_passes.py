@@ -22,8 +22,9 @@ from tests.optim.test_lamb import trained as distance_from_judge
 LR, STEPS, MAX_GRAD_NORM = 0.02, 4, 30.0
 RULES: dict[str, Rule] = {name: LambOptions.variant(name, **OPTIONS) for name in get_args(LambVariant)}
 RULES |= {"matrices": LambOptions(trust_1d=False), "adamw": AdamWOptions()}
-# None: a shard for each parameter. Else flat shards: of one element, at odd offsets, beginning within a row.
-CUTS = (None, (700,), (1352, 1353, 1354, 1400))
+# None: a shard for each parameter. Else flat shards: of one element, at odd offsets, beginning within a row; and the
+# elements between their slices.
+CUTS = ((None, 0), ((700,), 3), ((1352, 1353, 1354, 1400), 0), ((1352, 1353, 1354, 1400), 3))
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +47,7 @@ def layout_of(cuts: tuple[int, ...] | None, padding: int) -> ShardLayout:
     return whole_layout() if cuts is None else cut_layout(cuts, padding)
 
 
-@pytest.mark.parametrize("padding", [0, 3])
-@pytest.mark.parametrize("cuts", CUTS, ids=str)
+@pytest.mark.parametrize(("cuts", "padding"), CUTS, ids=str)
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_equal_to_the_loops_of_the_cpu(
     rule: Rule, cuts: tuple[int, ...] | None, padding: int, monkeypatch: pytest.MonkeyPatch
