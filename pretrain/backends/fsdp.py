@@ -70,6 +70,8 @@ class FsdpBackend:
             _layout(self._named, self._mesh, options.device),
             frozen=_layout(frozen, self._mesh, options.device) if frozen else None,
         )
+        # Made from the whole parameters, which would stay as long as it refers to them.
+        optimizer.param_groups[0]["params"] = [shard.tensor for shard in self._layout.shards]
         optimizer.bind(self._layout)
 
     @property

@@ -28,10 +28,10 @@ _KEPT: Mapping[tuple[BackendName, int], tuple[float, float]] = MappingProxyType(
         ("deepspeed", 1): (1.7, 4.45),
         ("deepspeed", 2): (21.4, 0.0),
         ("deepspeed", 3): (20.8, 1.0),
-        ("fsdp", 0): (-1.1, 4.05),
-        ("fsdp", 1): (1.9, 3.15),
-        ("fsdp", 2): (7.5, 3.4),
-        ("fsdp", 3): (3.6, 6.9),
+        ("fsdp", 0): (0.5, 2.6),
+        ("fsdp", 1): (0.7, 3.2),
+        ("fsdp", 2): (5.9, 2.35),
+        ("fsdp", 3): (3.4, 5.0),
     }
 )
 _FILLED = 0.45  # of the bytes of activations
