@@ -19,6 +19,7 @@ from tests.end_to_end.runs import (
     contents,
     error_of,
     launcher_command,
+    pretrain,
     pretrain_as_typed,
     steps_of,
     write_model,
@@ -95,14 +96,14 @@ def test_stopped_by_signals_and_started_again_until_it_is_finished(
         assert not (run / "model").exists()
         assert not (run / "run.lock").exists()
 
-    finishing = pretrain_as_typed(*arguments, cwd=tmp_path)
+    finishing = pretrain(*arguments, cwd=tmp_path)
     assert finishing.returncode == 0, finishing.stderr
     assert f"Continuing {run}/checkpoints/step-{done:08d} after step {done}, bit for bit" in finishing.stdout
     assert steps_of(run) == list(range(1, STEPS + 1))
     assert (run / "model" / "config.json").exists()
 
     finished = contents(run)
-    again = pretrain_as_typed(*arguments, cwd=tmp_path)
+    again = pretrain(*arguments, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert f"is finished: {STEPS} steps" in again.stdout
     assert contents(run) == finished

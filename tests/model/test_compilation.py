@@ -89,6 +89,7 @@ def course(model: PretrainingModel) -> tuple[list[list[float]], dict[str, Tensor
 
 
 @pytest.mark.slow
+@pytest.mark.in_full("a course with compiled layers is held beside the judge's")
 def test_compiled_layers_are_the_same_layers(tmp_path: Path) -> None:
     losses, gradients, _ = course(build_tiny(tmp_path, "bert", "nsp"))
     model = build_tiny(tmp_path, "bert", "nsp")
