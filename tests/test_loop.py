@@ -17,6 +17,7 @@ from pretrain.loop import Loop, LoopOptions
 from pretrain.metrics import EvalRecord, RanksRecord, StepRecord, Terminal
 from pretrain.noise import NoiseProbe
 from pretrain.optim import NoiseScale, Progress, RunLength, Schedule, Skip, Validations
+from pretrain.recording import PendingTotals, Totals
 from pretrain.signals import StopRequest
 from pretrain.timing import Timing
 
@@ -228,6 +229,26 @@ def test_a_step_in_order() -> None:
     assert (first.mlm_loss, first.nsp_loss, first.loss) == (1.0, 1.0, 2.0)
     assert (first.step, first.cursor, first.samples, first.tokens) == (1, [0, 0, 0], 3, 50)
     assert first.mfu == pytest.approx(100.0 / first.seconds / 1e6)
+
+
+def test_totals_are_waited_for_after_the_optimizer_which_waits_anyway(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are sent before its step, and have arrived by the wait for its norm; read before, they are a second one."""
+    scripted = Scripted()
+
+    class Noted(PendingTotals):
+        def __init__(self, *of_rank: Any) -> None:
+            scripted.calls.append("sent")
+            super().__init__(*of_rank)
+
+        def arrived(self) -> Totals:
+            scripted.calls.append("arrived")
+            return super().arrived()
+
+    monkeypatch.setattr("pretrain.loop.PendingTotals", Noted)
+    loop_of(scripted, Saved(), length=RunLength(1, 1)).run(Progress())
+    assert scripted.calls[-3:] == ["sent", ("step", 0.5), "arrived"]
 
 
 def test_without_pairs_their_loss_has_no_weight() -> None:

@@ -29,7 +29,7 @@ class Rate:
 
 def measured_rate(path: Path) -> Rate:
     """The median over the steps in a run's metrics.jsonl, but for the first three if there are more, that had as many
-    rows as its last step.
+    rows as its last step. A last line without an end is being written, and left out.
 
     Raises UsageError where nothing is there, DataError where it is no list of steps.
     """
@@ -39,11 +39,14 @@ def measured_rate(path: Path) -> Rate:
     steps = []
     with folder.metrics.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
+            if not line.endswith(b"\n"):
+                break
             try:
                 steps.append(_step(json.loads(line)))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError):
                 raise DataError(
-                    f"{folder.metrics}, line {number} is no record of a step: {error!r}."
+                    f"{folder.metrics}, line {number} is no record of a step with its tokens_per_second: remove that "
+                    "line, or say the rate by --tokens-per-second."
                 ) from None
     if not steps:
         raise UsageError(f"--run {path} has taken no step yet: name another run, or say --tokens-per-second.")

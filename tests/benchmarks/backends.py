@@ -33,6 +33,7 @@ from pretrain.model import PretrainingModel
 from pretrain.optim import LambOptions, ShardedOptimizer
 from pretrain.rng import key
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
+from tests.benchmarks.amounts import whole
 from tests.benchmarks.measure import Peer, Summary, Trial, alternate
 from tests.benchmarks.report import make_console, provenance, write
 from tests.benchmarks.step_clock import StepClock, Steps, Timing, Work, trial_of, undisturbed
@@ -83,7 +84,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.backends", description=__doc__)
     parser.add_argument("--cache", type=Path, required=True, help="folder for the demo store, which stays")
     parser.add_argument("--quick", action="store_true", help="seconds, on a small model: shows that it runs")
-    parser.add_argument("--rounds", type=int, help="how often each of them trains")
+    parser.add_argument("--rounds", type=whole, help="how often each of them trains")
     parser.add_argument("--output", type=Path, help="file for the JSON document")
     arguments = parser.parse_args(argv)
     size = SIZES[arguments.quick]

@@ -27,6 +27,7 @@ from pretrain.data.store import TokenStore
 from pretrain.data.stream import RowStream
 from pretrain.errors import PretrainError
 from tests.benchmarks import commands
+from tests.benchmarks.amounts import whole
 from tests.benchmarks.corpus import Corpus, CorpusOptions, open_corpus
 from tests.benchmarks.data_prep import FULL, QUICK, use_cores
 from tests.benchmarks.measure import Peer, Trial, alternate, read_once
@@ -100,7 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.batches", description=__doc__)
     parser.add_argument("--cache", type=Path, required=True, help="folder for the corpus and the store")
     parser.add_argument("--quick", action="store_true", help="seconds, on little text: shows that it runs")
-    parser.add_argument("--rounds", type=int, help="how often each peer runs")
+    parser.add_argument("--rounds", type=whole, help="how often each peer runs")
     parser.add_argument("--output", type=Path, help="file for the JSON document")
     return parser
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.benchmarks import commands, text_peers
+from tests.benchmarks.amounts import whole
 from tests.benchmarks.corpus import Corpus, CorpusOptions, open_corpus
 from tests.benchmarks.measure import Peer, Trial, alternate, read_once
 from tests.benchmarks.report import RateTable, as_json, make_console, provenance, write
@@ -109,7 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--tokenizer", action="append", default=[], metavar="KIND=FOLDER", help="an existing one"
     )
     parser.add_argument("--megatron", type=Path, help="a checkout of Megatron-LM")
-    parser.add_argument("--rounds", type=int, help="how often each peer runs")
+    parser.add_argument("--rounds", type=whole, help="how often each peer runs")
     parser.add_argument("--output", type=Path, help="file for the JSON document")
     return parser
 

@@ -30,6 +30,7 @@ import torch
 from rich.console import Console
 
 from pretrain import comm
+from tests.benchmarks.amounts import check_only, positive, whole
 from tests.benchmarks.ceilings import copy_bytes, product_flops
 from tests.benchmarks.gpu_runs import WORKERS, Cell, Course, launched
 from tests.benchmarks.gpu_table import Asked, GpuTable, measured, sentence
@@ -113,6 +114,8 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     store, ranks = open_demo(arguments.cache, arguments.quick), max(1, torch.cuda.device_count())
     ends = time.monotonic() + arguments.minutes * 60  # the store is made once, and may take minutes
     course = Course(store, arguments.cache, size.timing, ranks, device, size.most_seconds, ends)
+    parts = parts_of(course, size, arguments.quick)
+    check_only(arguments.only, [part.name for part in parts])
     result = provenance("tests.benchmarks.gpu", argv) | {"ranks": ranks, "is_tried_on_cpu": not has_gpu}
     result |= {"device": torch.cuda.get_device_name() if has_gpu else "CPU", "groups": {}}
     result |= {"peak_flops": comm.peak_flops(device), "ceilings": ceilings(device, size)}
@@ -121,8 +124,8 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
         f"copies {result['ceilings']['copy_bytes_per_second'] / 1e9:,.1f} GB/s",
         highlight=False,
     )
-    table, asked = GpuTable(), ""
-    for part in chosen(parts_of(course, size, arguments.quick), arguments):
+    table, asked = GpuTable("GPU" if has_gpu else "CPU"), ""
+    for part in chosen(parts, arguments):
         if part.module:
             result[part.module] = other(course, part, arguments, console)
         else:
@@ -134,7 +137,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
                 asked = sentence(size.asked, found)
         write(result, arguments.output)  # what is measured is kept, whatever becomes of the rest
     table.print(console)
-    console.print(asked if has_gpu else f"{asked}; {TRIED}", highlight=False)
+    console.print("; ".join(filter(None, (asked, "" if has_gpu else TRIED))), highlight=False)
     return result
 
 
@@ -148,8 +151,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="seconds, on a small model: shows that it runs")
     parser.add_argument("--all", action="store_true", help="with --quick: everything, some minutes")
     parser.add_argument("--only", nargs="*", metavar="TEXT", help="parts with one of these in their name")
-    parser.add_argument("--rounds", type=int, default=1, help="how often each of them trains (default: 1)")
-    parser.add_argument("--minutes", type=float, default=30.0, help="after which no run is begun")
+    parser.add_argument("--rounds", type=whole, default=1, help="how often each of them trains (default: 1)")
+    parser.add_argument("--minutes", type=positive, default=30.0, help="after which no run is begun")
     parser.add_argument(
         "--output", type=Path, help="file for the JSON document; those of others go beside it"
     )

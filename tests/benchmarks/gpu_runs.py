@@ -6,6 +6,7 @@ A run that fails, runs out of memory or hangs is not run, says its last words, a
 import json
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -100,8 +101,10 @@ def launched(command: Sequence[str], seconds: float, folder: Path | str) -> str:
     it and all that it has started are killed past `seconds`."""
     try:
         done = run_command(command, timeout=seconds)
-    except AssertionError as error:  # it ran past its time
-        raise NotRun(f"it ran past {seconds:.0f} s: {shortened(last_words(str(error)))}") from None
+    except AssertionError as error:  # with all that it had written
+        raise NotRun(
+            f'it ran past {seconds:.0f} s; last it said "{shortened(last_words(str(error)))}"'
+        ) from None
     if done.returncode != 0:
         errors = sorted(Path(folder).glob("error-*.txt"))
         raise NotRun(shortened(errors[0].read_text() if errors else last_words(done.stderr)))
@@ -110,4 +113,4 @@ def launched(command: Sequence[str], seconds: float, folder: Path | str) -> str:
 
 def shortened(words: str) -> str:
     """On one line, and no longer than a line or two."""
-    return " ".join(words.split())[:_MOST_WORDS]
+    return textwrap.shorten(words, _MOST_WORDS, placeholder=" ...")

@@ -49,8 +49,8 @@ def _detail(name: str) -> Callable[[Trial], float | None]:
 class GpuTable:
     """Rows of entries, group by group, and a line for each that was not run."""
 
-    def __init__(self) -> None:
-        self._table = Table(title="training, bf16, for one GPU", title_justify="left")
+    def __init__(self, device: str) -> None:
+        self._table = Table(title=f"training, bf16, for one {device}", title_justify="left")
         self._table.add_column("")
         for heading in ("k tokens/s", "ms a step", "MFU", "of products", "GB at most", "ours is"):
             self._table.add_column(heading, justify="right", no_wrap=True)

@@ -31,6 +31,7 @@ from rich.table import Table
 
 from data_prep.demo import build_demo_store
 from pretrain.data.store import TokenStore
+from tests.benchmarks.amounts import whole
 from tests.benchmarks.report import CHANGED, UNKNOWN, make_console, provenance, write
 from tests.worlds import run_command
 
@@ -88,7 +89,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument(
         "--quick", action="store_true", help=f"{QUICK_ROWS} rows of little text: shows that it runs"
     )
-    parser.add_argument("--rows", type=int, help=f"rows that each run trains on (default: {ROWS})")
+    parser.add_argument("--rows", type=whole, help=f"rows that each run trains on (default: {ROWS})")
     parser.add_argument("--output", type=Path, help="file for the JSON document; table and plot go beside it")
     arguments = parser.parse_args(argv)
     quick = arguments.quick

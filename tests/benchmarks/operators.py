@@ -32,6 +32,7 @@ from pretrain.data.loader import Loader, StepBatches
 from pretrain.data.order import Cursor
 from pretrain.data.store import TokenStore
 from pretrain.model.flops import TrainingFlops
+from tests.benchmarks.amounts import whole
 from tests.benchmarks.ceilings import copy_bytes, product_flops
 from tests.benchmarks.operator_kinds import ATTENTION, KINDS, NO_OPERATOR, OPTIMIZER, OTHER, PRODUCTS, kind_of
 from tests.benchmarks.optimizer import BYTES_PER_WEIGHT
@@ -88,7 +89,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--cache", type=Path, required=True, help="folder for the demo store, which stays")
     parser.add_argument("--quick", action="store_true", help="seconds, on a small model: shows that it runs")
     parser.add_argument("--all", action="store_true", help="with --quick: what a GPU would do, compiled too")
-    parser.add_argument("--steps", type=int, default=5, help="that are looked at")
+    parser.add_argument("--steps", type=whole, default=5, help="that are looked at")
     parser.add_argument("--output", type=Path, help="file for the JSON document; a table goes beside it")
     parser.add_argument("--task", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)

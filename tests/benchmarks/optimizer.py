@@ -35,6 +35,7 @@ from pretrain.model.presets import preset_config
 from pretrain.optim import AdamWOptions, LambOptions, ShardedOptimizer, moments, passes
 from pretrain.plan.optimizer_step import optimizer_bytes
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
+from tests.benchmarks.amounts import whole
 from tests.benchmarks.ceilings import copy_bytes
 from tests.benchmarks.measure import Peer, Summary, Trial, alternate
 from tests.benchmarks.report import make_console, provenance, write
@@ -164,7 +165,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.optimizer", description=__doc__)
     parser.add_argument("--cache", type=Path, help="not needed: nothing is kept")
     parser.add_argument("--quick", action="store_true", help="seconds, on a small model: shows that it runs")
-    parser.add_argument("--rounds", type=int, help="how often each peer steps")
+    parser.add_argument("--rounds", type=whole, help="how often each peer steps")
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="where (default: %(default)s)"
     )

@@ -32,6 +32,7 @@ from pretrain import comm
 from pretrain.checkpoint import Retention, RunState, Saver
 from pretrain.optim import LambOptions, ShardedOptimizer
 from pretrain.sharding import ParameterInfo, Shard, ShardLayout, Slice
+from tests.benchmarks.amounts import whole
 from tests.benchmarks.measure import Peer, Trial, alternate
 from tests.benchmarks.optimizer import shapes_of
 from tests.benchmarks.report import make_console, provenance, write
@@ -75,7 +76,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
         "--cache", type=Path, help="folder on the disk to write to (default: the temporary one)"
     )
     parser.add_argument("--quick", action="store_true", help="seconds, on a small model: shows that it runs")
-    parser.add_argument("--rounds", type=int, help="how often each peer saves")
+    parser.add_argument("--rounds", type=whole, help="how often each peer saves")
     parser.add_argument("--output", type=Path, help="file for the JSON document")
     arguments = parser.parse_args(argv)
     size = SIZES[arguments.quick]

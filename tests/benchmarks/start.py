@@ -24,6 +24,7 @@ from pretrain.data.options import SamplingOptions
 from pretrain.data.order import Cursor
 from pretrain.data.store import TokenStore
 from pretrain.data.stream import RowStream
+from tests.benchmarks.amounts import whole
 from tests.benchmarks.processes import status_bytes
 from tests.benchmarks.report import make_console, provenance, write
 from tests.data.store.sparse import write_sparse_store
@@ -45,7 +46,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
         "--cache", type=Path, required=True, help="folder for the sparse store, which goes again"
     )
     parser.add_argument("--quick", action="store_true", help="a hundredth of the tokens: shows that it runs")
-    parser.add_argument("--rounds", type=int, default=3, help="fresh processes for each setting")
+    parser.add_argument("--rounds", type=whole, default=3, help="fresh processes for each setting")
     parser.add_argument("--output", type=Path, help="file for the JSON document")
     arguments = parser.parse_args(argv)
     result = provenance("tests.benchmarks.start", argv)

@@ -35,6 +35,7 @@ from typing import Any
 
 import torch
 
+from tests.benchmarks.amounts import positive
 from tests.benchmarks.loss_runs import (
     MOST_RUNS,
     Choice,
@@ -176,7 +177,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--form", choices=TRAINERS, default="lines", help="of Trainer's text (default: lines)"
     )
-    parser.add_argument("--seconds", type=float, help="Trainer's time")
+    parser.add_argument("--seconds", type=positive, help="Trainer's time")
     parser.add_argument("--output", type=Path, help="file for the JSON document")
     parser.add_argument(
         "--trainer-tries",

@@ -34,6 +34,7 @@ from typing import Any
 from rich.console import Console
 
 from pretrain.data.store import TokenStore
+from tests.benchmarks.amounts import check_only, positive, whole
 from tests.benchmarks.measure import NotRun, Peer, Summary, Trial, alternate, ratio
 from tests.benchmarks.report import RateTable, as_json, as_markdown, make_console, provenance, write
 from tests.benchmarks.step_clock import Timing, trial_of, undisturbed
@@ -165,6 +166,8 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     """Runs, prints and writes; the JSON document."""
     arguments = make_parser().parse_args(argv)
     quick = arguments.quick
+    groups = QUICK_GROUPS if quick else GROUPS
+    check_only(arguments.only, [group.name for group in groups])
     console = Console(stderr=True)
 
     def say(line: str) -> None:
@@ -177,7 +180,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     result = provenance("tests.benchmarks.training", argv) | {"groups": {}, "headline": {}}
     result["optimizers"] = {"ours": "LAMB", "peers": "torch AdamW, fused"}
     table, measured = RateTable("training, real tokens", "k tokens", 1e3), dict[str, list[Summary]]()
-    for group in QUICK_GROUPS if quick else GROUPS:
+    for group in groups:
         if arguments.only and not any(each in group.name for each in arguments.only):
             continue
         say(f"{group.name} ...")
@@ -208,8 +211,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--cache", type=Path, required=True, help="folder for store and samples, which stay")
     parser.add_argument("--quick", action="store_true", help="seconds, on a small model: shows that it runs")
-    parser.add_argument("--rounds", type=int, help="how often each peer runs (default: 3)")
-    parser.add_argument("--seconds", type=float, default=10.0, help="that a run is timed, at least")
+    parser.add_argument("--rounds", type=whole, help="how often each peer runs (default: 3)")
+    parser.add_argument("--seconds", type=positive, default=10.0, help="that a run is timed, at least")
     parser.add_argument("--only", nargs="*", metavar="TEXT", help="groups with one of these in their name")
     parser.add_argument("--output", type=Path, help="file for the JSON document; a table goes beside it")
     return parser

@@ -106,6 +106,11 @@ def test_a_line_that_is_no_step(tmp_path: Path, line: bytes) -> None:
         measured_rate(tmp_path)
 
 
+def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"tokens_per_second": 5.0}\n{"tokens_per_sec')
+    assert measured_rate(tmp_path).tokens_per_second == 5.0
+
+
 def test_a_time_that_no_calendar_has(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     store = write_even_store(tmp_path / "store")
     typed = ("--data", store, *RUN, "data.seq_len=32", "train.steps=50", "--tokens-per-second=1e-12")
