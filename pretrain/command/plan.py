@@ -9,7 +9,6 @@ from pathlib import Path
 
 import psutil
 import torch
-from rich.console import Console
 
 from pretrain.command.line import Command
 from pretrain.command.plan_scale import (
@@ -19,6 +18,7 @@ from pretrain.command.plan_scale import (
     measured_run,
     settle_gpus,
 )
+from pretrain.command.printing import make_console, print_whole
 from pretrain.errors import UsageError
 from pretrain.plan import Asked, Rate, make_plan, measured_rate, open_corpus, sample_names
 from pretrain.plan.candidates import tune
@@ -41,7 +41,7 @@ from pretrain.run_arguments import (
 )
 
 _GIB = 1 << 30
-_FILE_COLUMNS = 150
+_TUNE_SECONDS = 2.0
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,8 +80,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seconds",
         metavar="S",
         type=float,
-        default=2.0,
-        help="of --tune: for which each candidate is timed (default: 2)",
+        help=f"of --tune: for which each candidate is timed (default: {_TUNE_SECONDS:g})",
     )
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument("--tokens-per-second", metavar="RATE", type=float, help="of all ranks, for the time")
@@ -122,22 +121,21 @@ def _run(arguments: argparse.Namespace) -> None:
     plan = make_plan(asked, corpus)
     memory = asked.memory_bytes or 0
     fits = what_fits(plan, corpus, memory) if arguments.fits else None
-    tuning = tune(plan, corpus, arguments.seconds, _say) if arguments.tune else None
+    seconds = _TUNE_SECONDS if arguments.seconds is None else arguments.seconds
+    tuning = tune(plan, corpus, seconds, _say) if arguments.tune else None
     if arguments.json:
         found = as_document(plan)
         found |= {} if fits is None else {"fits": fits_document(fits, memory)}
         found |= {} if tuning is None else {"tuning": tuning_document(tuning)}
         print(json.dumps(found, indent=1))
         return
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_FILE_COLUMNS)
+    console = make_console()
     for each in chain(
         tables(plan),
         () if fits is None else fits_tables(plan, fits, memory),
         () if tuning is None else tuning_tables(plan, tuning),
     ):
-        console.print(each)
+        print_whole(console, each)
 
 
 def _say(found: Trial | NotTried) -> None:
@@ -165,6 +163,8 @@ def _asked(arguments: argparse.Namespace) -> Asked:
         )
     if arguments.samples is not None and (arguments.fits or arguments.tune):
         raise UsageError("--samples lists a step and nothing else: leave out --fits and --tune.")
+    if arguments.seconds is not None and not arguments.tune:
+        raise UsageError("--seconds is of --tune: give that too.")
     if arguments.tune and device == "cuda" and not gpus:
         otherwise = "" if arguments.gpus else ", or say --device cpu for a run on CPUs"
         raise UsageError(

@@ -135,8 +135,9 @@ def _check_figures(arguments: argparse.Namespace) -> None:
             raise UsageError(f"--{name.replace('_', '-')} is {value}: give 1 or more.")
     for each in _FIGURES:
         value = getattr(arguments, each.name)
-        if value is not None and not (isfinite(value) and value > 0):
-            raise UsageError(f"{each.option} is {value:g}: give a number above 0.")
+        if value is None or (isfinite(value) and value > 0) or (value == 0 and each is _LATENCY):
+            continue
+        raise UsageError(f"{each.option} is {value:g}: give {'0 or ' * (each is _LATENCY)}a number above 0.")
     if arguments.mfu is not None and not 0 < arguments.mfu <= 1:
         raise UsageError(f"--mfu is {arguments.mfu:g}: give a share of the peak above 0 and up to 1.")
 

@@ -1,6 +1,6 @@
 """How long a step is modelled to take, as tables for people: what is assumed, each stage, each number of GPUs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.markup import escape
 from rich.table import Table
@@ -21,11 +21,17 @@ def scale_tables(scale: Scale, chosen: int) -> Iterator[Table | str]:
     """`chosen`: the stage of the run."""
     yield _assumptions(scale)
     last = scale.worlds[-1].step
-    title = f"A step on {last.ranks} GPU(s) on {last.nodes} node(s), modelled, by stage"
-    yield _rows(title, "stage", [(_stage(row.step, chosen), row) for row in scale.stages])
-    title = f"The same by number of GPUs, stage {chosen}: those that divide the global batch"
-    yield _rows(title, "GPUs", [(f"{row.step.ranks:,}", row) for row in scale.worlds])
+    stages = [(_stage(row.step, chosen), row) for row in scale.stages]
+    title = f"on {last.ranks:,} GPU(s) on {last.nodes:,} node(s), modelled, by stage"
+    yield _times(f"A step {title}", "stage", stages)
+    yield _rates(f"The run {title}", "stage", stages)
+    worlds = [(f"{row.step.ranks:,}", row) for row in scale.worlds]
+    title = f"by number of GPUs, stage {chosen}: those that divide the global batch"
+    yield _times(f"A step {title}", "GPUs", worlds)
+    yield _rates(f"The run {title}", "GPUs", worlds)
     yield _WORDS
+    if scale.has_groups:
+        yield "Groups of more ranks than there are GPUs in a row are taken as one group of them all."
 
 
 def _assumptions(scale: Scale) -> Table:
@@ -43,12 +49,9 @@ def _stage(step: StepCost, chosen: int) -> str:
     return f"[bold]{step.stage}, chosen[/bold]" if step.stage == chosen else str(step.stage)
 
 
-def _rows(title: str, first: str, rows: list[tuple[str, ScaleRow]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column(first)
-    parts = ("compute", "gradients", "weights", "norms", "optimizer", "step")
-    for name in (*parts, "save", "samples/s", "tokens/s", "MFU", "efficiency", "hours"):
-        table.add_column(name, justify="right")
+def _times(title: str, first: str, rows: Sequence[tuple[str, ScaleRow]]) -> Table:
+    """Of a step, in milliseconds."""
+    table = _table(title, first, "compute", "gradients", "weights", "norms", "optimizer", "step")
     for name, row in rows:
         step = row.step
         table.add_row(
@@ -57,13 +60,30 @@ def _rows(title: str, first: str, rows: list[tuple[str, ScaleRow]]) -> Table:
             *(_exchanged(each) for each in (step.gradients, step.weights, step.norms)),
             _milliseconds(step.optimizer),
             f"[bold]{_milliseconds(step.seconds)}[/bold]",
-            f"{row.save.share:.2%}",
+        )
+    return table
+
+
+def _rates(title: str, first: str, rows: Sequence[tuple[str, ScaleRow]]) -> Table:
+    """What the steps come to."""
+    table = _table(title, first, "samples/s", "tokens/s", "MFU", "efficiency", "save", "hours")
+    for name, row in rows:
+        table.add_row(
+            name,
             f"{row.samples_per_second:,.0f}",
             f"{row.tokens_per_second:,.0f}",
             "" if row.mfu is None else f"{row.mfu:.1%}",
             f"{row.efficiency:.1%}",
+            f"{row.save.share:.2%}",
             f"{row.hours:,.2f}",
         )
+    return table
+
+
+def _table(title: str, first: str, *figures: str) -> Table:
+    table = Table(first, title=title, title_justify="left")
+    for name in figures:
+        table.add_column(name, justify="right")
     return table
 
 

@@ -24,6 +24,7 @@ from pretrain.plan.scale import (
 from pretrain.plan.settings import Setting
 
 _STAGES = (0, 1, 2, 3)
+_LOWER = "give a lower --mfu (unsaid, it is that of a large model), or correct the rate"
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Scale:
     pace: Pace
     stages: tuple[ScaleRow, ...]
     worlds: tuple[ScaleRow, ...]
+    has_groups: bool  # of ranks, which fewer ranks cannot have
 
 
 @dataclass(frozen=True)
@@ -119,13 +121,14 @@ def _pace(asked: AskedScale, measured: MeasuredStep) -> Pace:
     found = achieved_flops(measured.job, asked.machine, _work(measured.batch), measured.seconds)
     if found is None:
         raise UsageError(
-            f"{measured.origin} is faster than exchanges and optimizer alone would be: correct the rate or --mfu, "
-            "--measured-ranks, --bandwidth, --nvlink-bandwidth or --memory-bandwidth."
+            f"{measured.origin} is faster than exchanges and optimizer alone would be: {_LOWER}, --measured-ranks, "
+            "--bandwidth, --nvlink-bandwidth or --memory-bandwidth."
         )
     if asked.peak_flops is not None and found > asked.peak_flops:
         raise UsageError(
             f"{measured.origin} is {found / 1e12:,.1f} TFLOP/s of a GPU in forward and backward, padding too, above "
-            f"its peak of {asked.peak_flops / 1e12:,g}: correct the rate or --mfu, --measured-ranks or log.peak_tflops."
+            f"its peak of {asked.peak_flops / 1e12:,g}, since exchanges and optimizer take their part: {_LOWER}, "
+            "--measured-ranks or log.peak_tflops."
         )
     return Pace(found, f"a step at {measured.origin}, less what exchanges and optimizer take there")
 
@@ -149,6 +152,7 @@ class _Rows:
             pace=self.pace,
             stages=tuple(self._row(self.job.at_stage(stage)) for stage in self._stages()),
             worlds=tuple(self._row(self.job.on(each)) for each in worlds if self._divides(each)),
+            has_groups=bool(self.job.engine.shard_group or self.job.engine.second_group),
         )
 
     def _stages(self) -> Sequence[int]:

@@ -19,7 +19,7 @@ def fits_tables(plan: Plan, fits: Sequence[StageFits], memory_bytes: int) -> Ite
     asked = plan.asked
     table = Table(
         title=(
-            f"What fits into {gib(memory_bytes)} of a rank: {asked.backend}, {plan.cut.precision}, {asked.ranks} "
+            f"What fits into {gib(memory_bytes)} of a rank: {asked.backend}, {plan.cut.precision}, {asked.ranks:,} "
             f"rank(s); the most rows of {plan.rows.seq_len} in a micro-batch by activation checkpointing, and the "
             "largest BERT that trains with one row"
         ),
@@ -64,7 +64,7 @@ def tuning_tables(plan: Plan, tuning: Tuning) -> Iterator[Table | str]:
         title=(
             f"Measured on this machine ({escape(where)}){compiled}: forward and backward of one micro-batch, "
             f"{plan.cut.precision}; peak of a rank under {asked.backend} stage {asked.config.engine.stage} on "
-            f"{asked.ranks} rank(s)"
+            f"{asked.ranks:,} rank(s)"
         ),
         title_justify="left",
     )
@@ -101,7 +101,7 @@ def _recommended(plan: Plan, tuning: Tuning) -> Iterator[str]:
         return
     yield (
         f"Recommended: {' '.join(tuning.overrides)}, which is {tuning.accumulation} micro-batch(es) of {best.rows} "
-        f"rows ({best.rows * plan.rows.seq_len:,} tokens with padding) on each of {plan.asked.ranks} rank(s)."
+        f"rows ({best.rows * plan.rows.seq_len:,} tokens with padding) on each of {plan.asked.ranks:,} rank(s)."
     )
     yield from tuning.advice
     yield (

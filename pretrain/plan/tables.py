@@ -12,6 +12,7 @@ from pretrain.plan.scale_tables import scale_tables
 from pretrain.plan.settings import DEFAULT
 
 _GIB = 1 << 30
+_MOST_READABLE = 1e15
 _YEAR_SECONDS = 365.25 * 24 * 3600
 _MEMORY_WORDS = (
     "weights: with fp32 masters; optimizer: moments; buffers: what is gathered, or summed in one piece; saving: the "
@@ -63,10 +64,10 @@ def _settings(plan: Plan) -> Table:
         table.add_row(each.key, escape(_value(each.value)), origin)
     table.add_section()
     cut, asked = plan.cut, plan.asked
-    ranks = f"{asked.ranks} rank(s) on {asked.nodes} machine(s)"
-    table.add_row("ranks", str(asked.ranks), f"--ranks, --nodes: {ranks}, {asked.device}")
+    ranks = f"{asked.ranks:,} rank(s) on {asked.nodes:,} machine(s)"
+    table.add_row("ranks", f"{asked.ranks:,}", f"--ranks, --nodes: {ranks}, {asked.device}")
     table.add_row("precision", cut.precision, "ds_config and device")
-    rows = f"{cut.micro_batch} rows x {asked.ranks} rank(s) x {cut.accumulation}"
+    rows = f"{cut.micro_batch:,} rows x {asked.ranks:,} rank(s) x {cut.accumulation:,}"
     table.add_row("global batch", rows, "micro-batch x ranks x accumulation steps")
     return table
 
@@ -127,7 +128,7 @@ def _course(plan: Plan) -> Table:
         )
     else:
         table.add_row(
-            f"time at {rate.tokens_per_second:,.0f} tokens/s ({escape(rate.origin)})",
+            f"time at {_pace(rate.tokens_per_second)} tokens/s ({escape(rate.origin)})",
             *blanks,
             _duration(course.seconds),
         )
@@ -140,6 +141,12 @@ def _scaled(value: float) -> str:
         if value >= scale:
             return f"{value / scale:,.3g} {letter}"
     return f"{value:,.0f}"
+
+
+def _pace(tokens_per_second: float) -> str:
+    """ "20,000,000"; where that says nothing or is too long to be read, "1e-09"."""
+    readable = 1 <= tokens_per_second < _MOST_READABLE
+    return f"{tokens_per_second:,.0f}" if readable else f"{tokens_per_second:.3g}"
 
 
 def _duration(seconds: float | None) -> str:
@@ -163,7 +170,7 @@ def _checkpoints(plan: Plan) -> Table:
     figures = plan.checkpoints
     table = _table("Checkpoints", "", "bytes")
     table.add_row("one checkpoint: master weights and moments in fp32", gib(figures.whole_bytes))
-    table.add_row(f"of it the largest file of {figures.files}, one a rank", gib(figures.rank_bytes))
+    table.add_row(f"of it the largest file of {figures.files:,}, one a rank", gib(figures.rank_bytes))
     table.add_row("the Hugging Face model at the end", gib(figures.model_bytes))
     kept = f"on disk: {figures.kept} of {figures.saved} stay, one more while it is written, the model"
     table.add_row(kept, gib(figures.disk_bytes))
@@ -176,7 +183,7 @@ def _memory(plan: Plan) -> Table:
     recipe = asked.config.recipe
     recomputed = recipe.train.activation_checkpointing
     title = (
-        f"Memory of one rank at its peak: {asked.backend}, {cut.precision}, {asked.ranks} rank(s), micro-batch of "
+        f"Memory of one rank at its peak: {asked.backend}, {cut.precision}, {asked.ranks:,} rank(s), micro-batch of "
         f"{cut.micro_batch} rows, activation checkpointing {recomputed}"
     )
     on_cpu = plan.memory[0].resident is not None

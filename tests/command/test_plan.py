@@ -174,7 +174,12 @@ def _data_bytes(path: Path) -> int:
         (("--gpus=8", "--mfu=40", "log.peak_tflops=312"), 2, "--mfu is 40: give a share"),
         (("--gpus=8", "--mfu=0.4", "--tokens-per-second=1"), 2, "not allowed with argument"),
         (("--gpus=8", "--bandwidth=0", "log.peak_tflops=312"), 2, "--bandwidth is 0: give a number above 0."),
-        (("--gpus=8", "--latency=inf", "log.peak_tflops=312"), 2, "--latency is inf"),
+        (
+            ("--gpus=8", "--latency=inf", "log.peak_tflops=312"),
+            2,
+            "--latency is inf: give 0 or a number above",
+        ),
+        (("--seconds=3",), 2, "--seconds is of --tune: give that too."),
         (("--gpus=8", "--tokens-per-second=1e6"), 2, "is the rate of some number of GPUs: say it by"),
         (("--measured-ranks=1",), 2, "--measured-ranks is of the GPUs of --gpus"),
         (("--gpus=8", "--nvlink-bandwidth=-1", "log.peak_tflops=312"), 2, "--nvlink-bandwidth is -1: give"),
@@ -188,7 +193,7 @@ def _data_bytes(path: Path) -> int:
         (
             ("--gpus=8", "--tokens-per-second=1e6", "--measured-ranks=1", "log.peak_tflops=0.001"),
             2,
-            "above its peak of 0.001: correct the rate",
+            "its peak of 0.001, since exchanges and optimizer take their part: give a lower --mfu (unsaid,",
         ),
         (
             ("--gpus=8", "--nodes=9", "log.peak_tflops=312"),
@@ -272,6 +277,19 @@ def test_gpus_in_tables(capsys: pytest.CaptureFixture[str]) -> None:
         "waiting for the slowest rank",
     ):
         assert part in out, part
+
+
+def test_gpus_without_latency_in_groups(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Of more ranks than a row has GPUs they are all of these."""
+    groups = tmp_path / "groups.json"
+    groups.write_text(json.dumps({"zero_optimization": {"stage": 3, "mics_shard_size": 8}}))
+    typed = (*RUN, "--gpus=16", "--ds_config", groups, *GPUS)
+    assert command("plan", *typed, "--latency=0") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "0 us │ --latency" in out and "are taken as one group of them all" in out
+    waited = [planned(capsys, *typed, f"--latency={each}") for each in (0, 9.6)]
+    first, second = (found["scale"]["worlds"][-1]["step"]["seconds"] for found in waited)
+    assert first < second
 
 
 def test_activation_checkpointing_costs_a_forward_pass_of_its_layers(
