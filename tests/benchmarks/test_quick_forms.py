@@ -166,6 +166,7 @@ def test_training(cache: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.in_full("ours and DDP by hand are those of `training`, here under two more stages")
 def test_backends(cache: Path) -> None:
     found, printed = quick("backends", cache)
     two = found["worlds"]["2"]
