@@ -128,14 +128,16 @@ def _run(arguments: argparse.Namespace) -> None:
         found |= {} if fits is None else {"fits": fits_document(fits, memory)}
         found |= {} if tuning is None else {"tuning": tuning_document(tuning)}
         print(json.dumps(found, indent=1))
-        return
-    console = make_console()
-    for each in chain(
-        tables(plan),
-        () if fits is None else fits_tables(plan, fits, memory),
-        () if tuning is None else tuning_tables(plan, tuning),
-    ):
-        print_whole(console, each)
+    else:
+        console = make_console()
+        for each in chain(
+            tables(plan),
+            () if fits is None else fits_tables(plan, fits, memory),
+            () if tuning is None else tuning_tables(plan, tuning),
+        ):
+            print_whole(console, each)
+    if tuning is not None and tuning.search.was_stopped:
+        raise KeyboardInterrupt  # what there is has been printed
 
 
 def _say(found: Trial | NotTried) -> None:

@@ -6,10 +6,8 @@ from rich.table import Column, Table
 
 _FILE_COLUMNS = 150
 _LONGEST_WORD = 32  # of text; longer ones, as paths are, go on in the next line
-_PADDING, _LINES = (
-    2,
-    1,
-)  # of a column, and the vertical lines that tables of this kind have, one more than columns
+_PADDING = 2  # of a column
+_LINE = 1  # before each column, and one after the last
 
 
 def make_console() -> Console:
@@ -33,7 +31,7 @@ def print_whole(console: Console, each: RenderableType) -> None:
 def _fit(console: Console, table: Table) -> int:
     """Settles the columns' widths: those of figures get theirs, those of text what is left; the table's width."""
     found = [(column, _range(console, column)) for column in table.columns]
-    taken = sum(least for _, (least, _) in found) + (_PADDING + _LINES) * len(found) + _LINES
+    taken = sum(least for _, (least, _) in found) + (_LINE + _PADDING) * len(found) + _LINE
     for column, (least, most) in sorted(found, key=lambda each: each[1][1] - each[1][0]):
         more = max(0, min(most - least, console.width - taken))
         column.width = least + more

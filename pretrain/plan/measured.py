@@ -24,6 +24,7 @@ from pretrain.run_folder import RunFolder
 
 # As a run's config.json names the device where it is no GPU.
 _CPUS = ("x86_64", "aarch64")
+_LOWER = "give a lower --mfu (unsaid, it is that of a large model)"
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,8 @@ def measured_step(
             )
         ranks, achieved = asked.measured_ranks, asked.mfu * asked.peak_flops
         origin = f"MFU of {asked.mfu:.0%} of {asked.peak_flops / 1e12:g} TFLOP/s on {ranks} rank(s)"
-        return MeasuredStep(
-            replace(job.on(ranks), recomputed=0.0), batch, batch.flops / achieved / ranks, origin
-        )
+        seconds = batch.flops / achieved / ranks
+        return MeasuredStep(replace(job.on(ranks), recomputed=0.0), batch, seconds, origin, _LOWER)
     if run is None:
         return _at_rate(job.on(asked.measured_ranks), batch, rate)
     planned = job.engine.precision
@@ -119,4 +119,4 @@ def measured_step(
 
 def _at_rate(job: Job, batch: BatchFigures, rate: Rate) -> MeasuredStep:
     origin = f"{rate.tokens_per_second:,.0f} tokens/s on {job.engine.ranks} rank(s) ({rate.origin})"
-    return MeasuredStep(job, batch, batch.tokens / rate.tokens_per_second, origin)
+    return MeasuredStep(job, batch, batch.tokens / rate.tokens_per_second, origin, "correct the rate")

@@ -24,7 +24,6 @@ from pretrain.plan.scale import (
 from pretrain.plan.settings import Setting
 
 _STAGES = (0, 1, 2, 3)
-_LOWER = "give a lower --mfu (unsaid, it is that of a large model), or correct the rate"
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,14 @@ class AskedScale:
 
 @dataclass(frozen=True)
 class MeasuredStep:
-    """One step of `batch` that took so many seconds as `job` says. `origin`: for people."""
+    """One step of `batch` that took so many seconds as `job` says. `origin`, and `remedy` where that cannot be: for
+    people."""
 
     job: Job
     batch: BatchFigures
     seconds: float
     origin: str
+    remedy: str
 
 
 @dataclass(frozen=True)
@@ -121,14 +122,14 @@ def _pace(asked: AskedScale, measured: MeasuredStep) -> Pace:
     found = achieved_flops(measured.job, asked.machine, _work(measured.batch), measured.seconds)
     if found is None:
         raise UsageError(
-            f"{measured.origin} is faster than exchanges and optimizer alone would be: {_LOWER}, --measured-ranks, "
-            "--bandwidth, --nvlink-bandwidth or --memory-bandwidth."
+            f"{measured.origin} is faster than exchanges and optimizer alone would be: {measured.remedy}, or correct "
+            "--measured-ranks, --bandwidth, --nvlink-bandwidth or --memory-bandwidth."
         )
     if asked.peak_flops is not None and found > asked.peak_flops:
         raise UsageError(
             f"{measured.origin} is {found / 1e12:,.1f} TFLOP/s of a GPU in forward and backward, padding too, above "
-            f"its peak of {asked.peak_flops / 1e12:,g}, since exchanges and optimizer take their part: {_LOWER}, "
-            "--measured-ranks or log.peak_tflops."
+            f"its peak of {asked.peak_flops / 1e12:,g}, since exchanges and optimizer take their part: "
+            f"{measured.remedy}, or correct --measured-ranks or log.peak_tflops."
         )
     return Pace(found, f"a step at {measured.origin}, less what exchanges and optimizer take there")
 

@@ -83,6 +83,8 @@ def tuning_tables(plan: Plan, tuning: Tuning) -> Iterator[Table | str]:
     yield table
     for missing in tuning.search.not_tried:
         yield escape(f"Not tried: checkpointing {missing.checkpointing}, {said_of(missing)}.")
+    if tuning.search.was_stopped:
+        yield "Stopped by SIGINT: nothing else was tried, and what is recommended is the best so far."
     yield from _recommended(plan, tuning)
 
 
@@ -96,6 +98,8 @@ def _verdict(trial: Trial, is_best: bool) -> str:
 
 def _recommended(plan: Plan, tuning: Tuning) -> Iterator[str]:
     best = tuning.search.best
+    if best is None and tuning.search.was_stopped:
+        return
     if best is None:
         yield "Nothing fits: take more ranks under stage 3, a smaller model, or shorter rows."
         return
@@ -129,6 +133,7 @@ def tuning_document(tuning: Tuning) -> dict[str, Any]:
         "device": tuning.device,
         "threads": tuning.threads,
         "compiled": tuning.compiled,
+        "was_stopped": found.was_stopped,
         "trials": [asdict(each) | {"tokens_per_second": each.tokens_per_second} for each in found.trials],
         "not_tried": [asdict(each) for each in found.not_tried],
         "recommended": None

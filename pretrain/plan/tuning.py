@@ -11,6 +11,7 @@ For each way of activation checkpointing:
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Protocol
 
 from pretrain.plan.fitting import Checkpointing
@@ -55,11 +56,13 @@ class NotTried:
 
 @dataclass(frozen=True)
 class Search:
-    """All that was measured and what was not; `best`: the recommended one, None where nothing fits."""
+    """All that was measured and what was not; `best`: the recommended one, None where nothing fits. `was_stopped`: by
+    SIGINT, and the rest is not known."""
 
     trials: tuple[Trial, ...]
     not_tried: tuple[NotTried, ...]
     best: Trial | None
+    was_stopped: bool = False
 
 
 class Measurer(Protocol):
@@ -85,17 +88,20 @@ def search(
     limits: Limits,
     say: Callable[[Trial | NotTried], None] = lambda _: None,
 ) -> Search:
-    """Each way for itself; `say` hears of everything as it comes."""
+    """Each way for itself; `say` hears of everything as it comes. SIGINT ends it with what there is by then."""
     trials: list[Trial] = []
     not_tried: list[NotTried] = []
-    for checkpointing in ways:
-        for found in _of_way(measurer, checkpointing, limits):
+    was_stopped = False
+    try:
+        for found in chain.from_iterable(_of_way(measurer, each, limits) for each in ways):
             say(found)
             if isinstance(found, Trial):
                 trials.append(found)
             else:
                 not_tried.append(found)
-    return Search(tuple(trials), tuple(not_tried), _recommended(trials))
+    except KeyboardInterrupt:
+        was_stopped = True
+    return Search(tuple(trials), tuple(not_tried), _recommended(trials), was_stopped)
 
 
 def _of_way(measurer: Measurer, checkpointing: Checkpointing, limits: Limits) -> Iterator[Trial | NotTried]:

@@ -149,7 +149,7 @@ def test_training(cache: Path) -> None:
         # About as many real tokens a step on both sides, on all ranks together.
         for each in group.values():
             assert each["trials"][0]["tokens_per_step"] == pytest.approx(1024, rel=0.2), each["peer"]
-    assert "accelerate and DeepSpeed 2, lines, 8 rows" in one and len(one) == 6 and len(two) == 3
+    assert "accelerate and DeepSpeed 2, lines, 8 rows" in one and len(one) == 6 and len(two) == 4
     real = {name: each["trials"][0]["real_share"] for name, each in one.items()}
     padded, longest = ("HF Trainer, lines, 8 rows" + form for form in (", padded to seq_len", ""))
     assert real[padded] < real[longest] < real["HF Trainer, lines, 64 rows, grouped by length"] <= 1
@@ -166,7 +166,7 @@ def test_training(cache: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.in_full("ours and DDP by hand are those of `training`, here under two more stages")
+@pytest.mark.in_full("ours and DDP by hand are in the quick form of `training`")
 def test_backends(cache: Path) -> None:
     found, printed = quick("backends", cache)
     two = found["worlds"]["2"]

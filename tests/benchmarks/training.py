@@ -92,6 +92,7 @@ QUICK_PEERS = (
     "HF Trainer, lines, 64 rows, grouped by length",
     "HF Trainer, concatenated, 32 rows, a loader's worker",
     "accelerate and DeepSpeed 2, lines, 8 rows",
+    "DDP by hand, lines, 8 rows",
     "without masked-only head",
     "without our optimizer",
     "on lines, unpacked",

@@ -170,6 +170,11 @@ def _data_bytes(path: Path) -> int:
         (("--gpus=8", "--ranks=4"), 2, "--gpus is 8 and --ranks 4: every GPU is a rank"),
         (("--gpus=8", "--device=cpu"), 2, "--gpus asks for GPUs and --device for cpu"),
         (("--gpus=8",), 2, "--gpus needs to know how fast one computes: give log.peak_tflops=TFLOPS"),
+        (
+            ("--gpus=8", "--mfu=0.99", "log.peak_tflops=312"),
+            2,
+            "take their part: give a lower --mfu (unsaid,",
+        ),
         (("--gpus=8", "--mfu=0.4"), 2, "--mfu is a share of the GPU's peak: give that too"),
         (("--gpus=8", "--mfu=40", "log.peak_tflops=312"), 2, "--mfu is 40: give a share"),
         (("--gpus=8", "--mfu=0.4", "--tokens-per-second=1"), 2, "not allowed with argument"),
@@ -193,7 +198,7 @@ def _data_bytes(path: Path) -> int:
         (
             ("--gpus=8", "--tokens-per-second=1e6", "--measured-ranks=1", "log.peak_tflops=0.001"),
             2,
-            "its peak of 0.001, since exchanges and optimizer take their part: give a lower --mfu (unsaid,",
+            "its peak of 0.001, since exchanges and optimizer take their part: correct the rate, or",
         ),
         (
             ("--gpus=8", "--nodes=9", "log.peak_tflops=312"),

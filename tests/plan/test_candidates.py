@@ -48,6 +48,23 @@ def whole_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Passes, "seconds", lambda self, batch: 1e-3 + 1e-6 * len(batch.input_ids))
 
 
+def test_stopped_it_prints_what_was_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seconds(passes: Passes, batch: Batch) -> float:
+        if len(batch.input_ids) == 4:
+            raise KeyboardInterrupt
+        return 1e-3
+
+    monkeypatch.setattr(Passes, "seconds", seconds)
+    assert command("plan", *TINY, *QUICK) == 75
+    captured = capsys.readouterr()
+    out = " ".join(captured.out.split())
+    assert "Stopped by SIGINT: nothing else was tried" in out
+    assert "Recommended: train.micro_batch=2 train.activation_checkpointing=none" in out
+    assert captured.err.endswith("error: stopped by SIGINT before it was done; start it again.\n")
+
+
 def chosen_peak(document: dict[str, Any]) -> tuple[int, int]:
     """(peak, activations), bytes."""
     (chosen,) = (each for each in document["memory"]["stages"] if each["chosen"])

@@ -62,6 +62,21 @@ def test_it_grows_until_a_rank_has_no_more_rows() -> None:
     assert result.best is not None and result.best.rows == 96
 
 
+def test_stopped_it_says_what_there_is() -> None:
+    measurer = Made(rising, {"none": 1, "full": 1})
+    ordinary = measurer.measure
+
+    def interrupted(checkpointing: Checkpointing, rows: int) -> Trial:
+        if rows == 8:
+            raise KeyboardInterrupt
+        return ordinary(checkpointing, rows)
+
+    measurer.measure = interrupted  # type: ignore[method-assign]
+    result = found(measurer, ("none", "full"))
+    assert tried(result) == [1, 2, 4] and tried(result, "full") == []
+    assert result.was_stopped and result.best is not None and result.best.rows == 4
+
+
 def test_what_does_not_divide_the_batch_is_not_recommended() -> None:
     """64 rows are the fastest but for 96, which are too large; they do not divide 96."""
     result = found(Made(rising, {"none": 1}, device_bytes=95))
